@@ -1,0 +1,168 @@
+"""Makes the objects of a server from its configuration and puts them together."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pluggy
+
+from tusd_py.config import Config, ConfigError
+from tusd_py.default_plugins import default_plugins
+from tusd_py.hooks.caller import Hooks
+from tusd_py.hooks.plugins import implementations, plugin_manager
+from tusd_py.models import Action, Request
+from tusd_py.protocol import extensions_for
+from tusd_py.protocol.core import Protocol
+from tusd_py.uploads import Rules, Uploads
+
+# "module:Class" by kind and URL scheme; imported only when chosen, so that what is not used need not be installed.
+BACKENDS: dict[tuple[str, str], str] = {
+    ("store", "file"): "tusd_py.stores.file:FileStore",
+    ("store", "memory"): "tusd_py.stores.memory:MemoryStore",
+    ("state", "sqlite"): "tusd_py.state.sqlite:SqliteState",
+    ("state", "memory"): "tusd_py.state.memory:MemoryState",
+    ("locker", "file"): "tusd_py.lockers.file:FileLocker",
+    ("locker", "memory"): "tusd_py.lockers.memory:MemoryLocker",
+}
+
+
+OWN = "tusd_py.default_plugins."
+"""Package of the plugins that run on the server's own event loop."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """A page that a plugin adds."""
+
+    method: str
+    path: str
+    handler: Callable[[Request], Any]
+    action: Action | None
+    plugin: str
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One server, put together and open."""
+
+    config: Config
+    manager: pluggy.PluginManager
+    hooks: Hooks
+    uploads: Uploads
+    protocol: Protocol
+    routes: list[Route]
+
+
+def load_plugins(config: Config) -> pluggy.PluginManager:
+    """Return the plugins of a configuration, each with its own settings.
+
+    Raises:
+        PluginError: one cannot be loaded.
+        ConfigError: one does not like its settings, or there are settings of a plugin that is not there.
+    """
+    manager = plugin_manager(default_plugins(config), named=config.plugin, blocked=config.block_plugin)
+    for name in config.plugins:
+        if not manager.has_plugin(name):
+            raise ConfigError(f"there are settings [plugins.{name}], but no plugin of this name is loaded")
+    for impl in implementations(manager, "register_settings"):
+        impl.function(config.plugins.get(impl.plugin_name, {}))
+    return manager
+
+
+def make_backend(kind: str, url: str, config: Config, manager: pluggy.PluginManager) -> Any:
+    """Return the store, state or locker that a URL names, not open yet.
+
+    Raises:
+        ConfigError: nothing serves the URL's scheme, or its module cannot be imported.
+    """
+    table = dict(BACKENDS)
+
+    def register(backend: str, scheme: str, target: str) -> None:
+        table[backend, scheme] = target
+
+    for impl in implementations(manager, "register_stores"):
+        impl.function(register)
+    scheme = url.partition(":")[0]
+    target = table.get((kind, scheme))
+    if target is None or ":" not in url:
+        known = ", ".join(sorted(f"{name}:" for backend, name in table if backend == kind))
+        raise ConfigError(f"{kind} {url!r} is of no known kind; there are {known}")
+    module, _, name = target.partition(":")
+    try:
+        backend = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{kind} {scheme}: cannot be loaded from {target}: {error}") from error
+    if scheme == "memory" and config.workers > 1:
+        raise ConfigError(f"{kind} memory: lives in one process; {config.workers} workers need a shared one")
+    return backend.from_url(url, config)
+
+
+@contextlib.asynccontextmanager
+async def compose(config: Config, plugins: Mapping[str, object] | None = None) -> AsyncIterator[Parts]:
+    """Open everything that a server needs, and close it in reverse order.
+
+    Args:
+        config: the settings.
+        plugins: further plugins by name, for tests and embedding.
+
+    Raises:
+        ConfigError, PluginError: the configuration does not work.
+        StoreUnavailable: a backend cannot be used.
+    """
+    manager = load_plugins(config)
+    for name, plugin in (plugins or {}).items():
+        manager.register(plugin, name)
+    store = make_backend("store", config.store_url, config, manager)
+    state = make_backend("state", config.state_url, config, manager)
+    locker = make_backend("locker", config.locker_url, config, manager)
+    hooks = Hooks(
+        manager,
+        timeout=config.hook_timeout.total_seconds(),
+        own=[name for name, plugin in manager.list_name_plugin() if type(plugin).__module__.startswith(OWN)],
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        for backend in (store, state):
+            await backend.open()
+            stack.push_async_callback(backend.aclose)
+        await locker.open(await state.highest_fence() + 1)
+        stack.push_async_callback(locker.aclose)
+        await hooks.start()
+        stack.push_async_callback(hooks.stop, config.shutdown_timeout.total_seconds() / 4)
+        uploads = Uploads(store, state, locker, hooks, _rules(config))
+        protocol = Protocol(uploads, extensions_for(store, config), config.max_size)
+        yield Parts(config, manager, hooks, uploads, protocol, plugin_routes(manager))
+
+
+def plugin_routes(manager: pluggy.PluginManager) -> list[Route]:
+    """Return the pages that plugins add."""
+    routes: list[Route] = []
+    for impl in implementations(manager, "register_routes"):
+
+        def register(
+            method: str,
+            path: str,
+            handler: Callable[[Request], Any],
+            action: Action | None = None,
+            /,
+            plugin: str = impl.plugin_name,
+        ) -> None:
+            routes.append(Route(method, path, handler, action, plugin))
+
+        impl.function(register)
+    return routes
+
+
+def _rules(config: Config) -> Rules:
+    return Rules(
+        max_size=config.max_size,
+        expire_after=config.expire_after or None,
+        remember_ended=config.remember_ended,
+        lock_timeout=config.lock_timeout.total_seconds(),
+        progress_interval=config.progress_interval.total_seconds(),
+        head_size=config.head_size,
+        concatenation_unfinished=config.concatenation_unfinished,
+    )

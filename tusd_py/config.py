@@ -1,0 +1,363 @@
+"""Every setting: its default and one line of help.
+
+Command-line flags, `TUSD_PY_*` environment variables and the TOML file are all made from the one class `Config`, in
+this order of precedence. The name of a field is the name of its TOML key; with dashes it is the flag, in capitals
+behind `TUSD_PY_` the variable.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from tusd_py.units import parse_duration, parse_size
+
+
+class ConfigError(Exception):
+    """A setting is unknown or has a value that cannot be."""
+
+
+class Size(int):
+    """A number of bytes, written as 10GiB, 64M or 1000."""
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """What is said of one setting besides its type and default."""
+
+    help: str
+    group: str
+    secret: bool = False
+
+
+def _setting(group: str, text: str, *, secret: bool = False) -> msgspec.Meta:
+    return msgspec.Meta(description=text, extra={"group": group, "secret": secret})
+
+
+_Net, _Store, _Limit, _Http, _Plugin, _Log = "Network", "Storage", "Limits", "HTTP", "Plugins", "Logging"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of one server."""
+
+    host: Annotated[str, _setting(_Net, "Address to listen on; 0.0.0.0 opens the server to the network.")] = "127.0.0.1"
+    port: Annotated[int, _setting(_Net, "Port to listen on; 0 takes a free one.")] = 8080
+    unix_socket: Annotated[
+        str | None, _setting(_Net, "Path of a Unix socket to listen on instead of host and port.")
+    ] = None
+    base_path: Annotated[str, _setting(_Net, "Path under which uploads are created.")] = "/files/"
+    workers: Annotated[int, _setting(_Net, "Number of server processes on this machine.")] = 1
+    behind_proxy: Annotated[
+        list[str],
+        _setting(
+            _Net,
+            "Addresses or networks of trusted proxies, or 'unix'; only their Forwarded and X-Forwarded-* count.",
+        ),
+    ] = []
+    public_url: Annotated[
+        str | None,
+        _setting(_Net, "URL of the upload endpoint as clients see it; overrides what proxies forward."),
+    ] = None
+    tls_cert: Annotated[str | None, _setting(_Net, "PEM file with the certificate chain; turns TLS on.")] = None
+    tls_key: Annotated[str | None, _setting(_Net, "PEM file with the certificate's private key.")] = None
+
+    upload_dir: Annotated[str, _setting(_Store, "Directory for bytes, records and locks.")] = "./data"
+    store: Annotated[str | None, _setting(_Store, "URL of the store for bytes; default file:UPLOAD_DIR.")] = None
+    state: Annotated[str | None, _setting(_Store, "URL of the records; default sqlite:UPLOAD_DIR/uploads.db.")] = None
+    locker: Annotated[str | None, _setting(_Store, "URL of the locks; default file:UPLOAD_DIR/.locks.")] = None
+    fsync: Annotated[
+        Literal["never", "finish", "chunk"],
+        _setting(
+            _Store,
+            "When the file store forces bytes to the disk: never, when an upload finishes, or after every chunk.",
+        ),
+    ] = "finish"
+
+    max_size: Annotated[Size | None, _setting(_Limit, "Largest upload in bytes (10GiB, 500M); none by default.")] = None
+    expire_after: Annotated[
+        timedelta,
+        _setting(_Limit, "Unfinished uploads expire so long after their last byte (36h, 7d); 0 keeps them forever."),
+    ] = timedelta(days=7)
+    remember_ended: Annotated[
+        timedelta, _setting(_Limit, "How long removed uploads are answered with 410 rather than 404.")
+    ] = timedelta(days=7)
+    max_metadata_size: Annotated[Size, _setting(_Limit, "Largest Upload-Metadata header in bytes.")] = Size(16 * 1024)
+    max_concat_members: Annotated[int, _setting(_Limit, "Most partial uploads in one concatenation.")] = 1000
+    buffer_memory: Annotated[
+        Size,
+        _setting(_Limit, "Memory for received bytes that are not stored yet, for all uploads of a process."),
+    ] = Size(64 * 1024 * 1024)
+    max_connections: Annotated[
+        int, _setting(_Limit, "Most open connections of a process; further ones get 503 and are closed.")
+    ] = 10_000
+    read_timeout: Annotated[
+        timedelta, _setting(_Limit, "A request body that is silent for so long is cut; its bytes are kept.")
+    ] = timedelta(seconds=60)
+    keepalive_timeout: Annotated[
+        timedelta,
+        _setting(_Limit, "A connection without a request, or with half a head, is closed after so long."),
+    ] = timedelta(seconds=75)
+    lock_timeout: Annotated[
+        timedelta, _setting(_Limit, "A request waits so long for an upload's lock before it gets 423.")
+    ] = timedelta(seconds=10)
+    shutdown_timeout: Annotated[
+        timedelta,
+        _setting(_Limit, "The server exits at most so long after SIGTERM; uploads may finish in the first half."),
+    ] = timedelta(seconds=10)
+    progress_interval: Annotated[
+        timedelta,
+        _setting(_Limit, "How often a running upload's offset is recorded and post_receive is called."),
+    ] = timedelta(seconds=1)
+    create_rate: Annotated[
+        int, _setting(_Limit, "Uploads that one client address may create per minute; 0 is no limit.")
+    ] = 6000
+    min_free_space: Annotated[
+        Size,
+        _setting(
+            _Limit,
+            "New uploads are refused when the upload directory's disk would have less free space than this.",
+        ),
+    ] = Size(0)
+
+    disable: Annotated[
+        list[Literal["termination", "concatenation", "checksum", "download"]],
+        _setting(_Http, "Parts of the protocol to turn off."),
+    ] = []
+    concatenation_unfinished: Annotated[
+        bool, _setting(_Http, "Accept a concatenation before its parts are complete.")
+    ] = False
+    cors: Annotated[bool, _setting(_Http, "Answer browsers of other origins (CORS).")] = True
+    cors_origin: Annotated[list[str], _setting(_Http, "Origins that browsers may upload from; * is any.")] = (
+        msgspec.field(default_factory=lambda: ["*"])
+    )
+    cors_credentials: Annotated[bool, _setting(_Http, "Allow browsers to send cookies; needs named origins.")] = False
+    cors_allow_header: Annotated[list[str], _setting(_Http, "Further request headers that browsers may send.")] = []
+    cors_expose_header: Annotated[list[str], _setting(_Http, "Further response headers that pages may read.")] = []
+    api_token: Annotated[
+        str | None,
+        _setting(
+            _Http,
+            "Bearer token for the list of uploads and the metrics; without one only this machine may read them.",
+            secret=True,
+        ),
+    ] = None
+
+    plugin: Annotated[list[str], _setting(_Plugin, "Further plugins: a module name or the path of a Python file.")] = []
+    block_plugin: Annotated[list[str], _setting(_Plugin, "Plugins not to load, by name.")] = []
+    hook_timeout: Annotated[timedelta, _setting(_Plugin, "A plugin's hook may take so long.")] = timedelta(seconds=30)
+    head_size: Annotated[Size, _setting(_Plugin, "How many first bytes the inspect_head hook gets.")] = Size(64 * 1024)
+    plugins: Annotated[
+        dict[str, dict[str, Any]],
+        _setting(_Plugin, "Tables of plugins' own settings, by plugin name (TOML only)."),
+    ] = {}
+
+    log_format: Annotated[
+        Literal["auto", "console", "json"],
+        _setting(_Log, "Form of log lines; auto is console on a terminal, else json."),
+    ] = "auto"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _setting(_Log, "Least severe lines to log.")] = (
+        "info"
+    )
+    audit_log: Annotated[
+        str | None,
+        _setting(_Log, "File for the audit log (JSON lines), or - for standard error; off by default."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Check what no type says."""
+        problems = []
+        if not 0 <= self.port <= 65535:
+            problems.append(f"port must be between 0 and 65535, not {self.port}")
+        if self.workers < 1:
+            problems.append(f"workers must be at least 1, not {self.workers}")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            problems.append("tls_cert and tls_key belong together: give both or none")
+        if self.cors_credentials and "*" in self.cors_origin:
+            problems.append("cors_credentials needs cors_origin to name the origins instead of *")
+        if self.public_url and not self.public_url.startswith(("http://", "https://")):
+            problems.append(f"public_url must begin with http:// or https://, not {self.public_url!r}")
+        for name in (
+            "read_timeout",
+            "lock_timeout",
+            "hook_timeout",
+            "keepalive_timeout",
+            "progress_interval",
+        ):
+            if getattr(self, name) <= timedelta(0):
+                problems.append(f"{name} must be more than 0")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    @property
+    def collection_path(self) -> str:
+        """`base_path` with a slash at both ends."""
+        inner = self.base_path.strip("/")
+        return f"/{inner}/" if inner else "/"
+
+    @property
+    def store_url(self) -> str:
+        """URL of the store, with the default filled in."""
+        return self.store or f"file:{self.upload_dir}"
+
+    @property
+    def state_url(self) -> str:
+        """URL of the state, with the default filled in."""
+        return self.state or f"sqlite:{Path(self.upload_dir, 'uploads.db')}"
+
+    @property
+    def locker_url(self) -> str:
+        """URL of the locker, with the default filled in."""
+        return self.locker or f"file:{Path(self.upload_dir, '.locks')}"
+
+
+def path_of(url: str) -> Path:
+    """Return the path in `scheme:relative/path`, `scheme:/absolute/path` or `scheme:///absolute/path`.
+
+    Raises:
+        ConfigError: it names a host or no path.
+    """
+    path = url.partition(":")[2]
+    if path.startswith("//"):
+        host, slash, rest = path[2:].partition("/")
+        if host:
+            raise ConfigError(f"{url!r} names a host; write {url.partition(':')[0]}:{host}{slash}{rest} for a path")
+        path = slash + rest
+    if not path:
+        raise ConfigError(f"{url!r} names no path")
+    return Path(path)
+
+
+class Field(msgspec.Struct, frozen=True):
+    """One setting as flags, documents and `tusd-py config` show it."""
+
+    name: str
+    help: str
+    group: str
+    secret: bool
+    default: Any
+    type: Any
+
+    @property
+    def flag(self) -> str:
+        """Command-line flag."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """Environment variable."""
+        return "TUSD_PY_" + self.name.upper()
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the flag may be repeated; the variable then has commas."""
+        return get_origin(self.type) is list
+
+    @property
+    def is_table(self) -> bool:
+        """Whether only the TOML file can set it."""
+        return get_origin(self.type) is dict
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Allowed values, if they are few."""
+        inner = get_args(self.type)[0] if self.is_list else self.type
+        return get_args(inner) if get_origin(inner) is Literal else ()
+
+
+def fields() -> list[Field]:
+    """Return every setting in the order of the class."""
+    defaults = Config()
+    result = []
+    for name, hint in get_type_hints(Config, include_extras=True).items():
+        if get_origin(hint) is not Annotated:
+            continue
+        kind, meta = get_args(hint)
+        result.append(
+            Field(
+                name=name,
+                help=meta.description,
+                group=meta.extra["group"],
+                secret=meta.extra["secret"],
+                default=getattr(defaults, name),
+                type=kind,
+            )
+        )
+    return result
+
+
+def _decode(kind: type, value: object) -> object:
+    try:
+        if kind is Size:
+            return Size(parse_size(value))
+        if kind is timedelta:
+            return parse_duration(value)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    raise NotImplementedError(kind)
+
+
+class Sources(msgspec.Struct, frozen=True):
+    """Settings as they were given, before they are joined."""
+
+    config: Config
+    origin: dict[str, str]
+    """Where each setting that is not a default came from."""
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    file: str | Path | None = None,
+) -> Sources:
+    """Join flags, environment and TOML file.
+
+    Raises:
+        ConfigError: a setting is unknown or wrong, naming it and where it was given.
+    """
+    environment = os.environ if environment is None else environment
+    file = file or environment.get("TUSD_PY_CONFIG")
+    known = {field.name: field for field in fields()}
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+
+    def take(name: str, value: Any, source: str) -> None:
+        try:
+            values[name] = msgspec.convert(value, known[name].type, strict=False, dec_hook=_decode)
+        except (msgspec.ValidationError, ConfigError) as error:
+            raise ConfigError(f"{source}: {name}: {error}") from error
+        origin[name] = source
+
+    if file:
+        for name, value in _read_toml(Path(file)).items():
+            if name not in known:
+                raise ConfigError(f"{file}: unknown setting {name!r}; `tusd-py config` lists all settings")
+            take(name, value, str(file))
+    for setting in known.values():
+        if setting.is_table or (text := environment.get(setting.variable)) is None:
+            continue
+        take(
+            setting.name,
+            [part.strip() for part in text.split(",") if part.strip()] if setting.is_list else text,
+            setting.variable,
+        )
+    for name, value in (flags or {}).items():
+        if value is not None:
+            take(name, value, known[name].flag)
+    try:
+        return Sources(Config(**values), origin)
+    except ConfigError as error:
+        raise ConfigError(f"settings: {error}") from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error

@@ -1,0 +1,24 @@
+"""The server's own plugins, on the same API as everybody's.
+
+They are called last, so that installed plugins come before them; each can be left out with `--block-plugin NAME`.
+"""
+
+from __future__ import annotations
+
+from tusd_py.config import Config
+from tusd_py.default_plugins.access import Access
+from tusd_py.default_plugins.audit import Audit
+from tusd_py.default_plugins.limits import Limits
+from tusd_py.default_plugins.metrics import Metrics
+
+
+def default_plugins(config: Config) -> list[tuple[str, object]]:
+    """Return names and plugins in the order in which they are registered."""
+    plugins: list[tuple[str, object]] = [
+        ("access", Access(config.api_token)),
+        ("limits", Limits(config.create_rate, config.min_free_space, config.upload_dir)),
+        ("metrics", Metrics()),
+    ]
+    if config.audit_log:
+        plugins.append(("audit", Audit(config.audit_log)))
+    return plugins

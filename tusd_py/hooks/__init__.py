@@ -1,0 +1,1 @@
+"""What plugins can do, and how the server calls them."""

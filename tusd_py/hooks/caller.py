@@ -1,0 +1,244 @@
+"""Calls the plugins' hooks: one by one, within a time-out, and with the plugin's name in every error.
+
+Plain functions run in a thread, coroutines of plugins on an event loop per plugin in a thread of its own: whatever a
+plugin does, the server's event loop goes on. Hooks that can refuse are awaited by the request. Hooks that only observe
+get their events through one bounded queue per plugin, in order; a plugin that is slow delays itself alone, and one that
+falls too far behind loses events, which is logged and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import Collection, Coroutine, Mapping
+from typing import Any
+
+import pluggy
+import structlog
+
+from tusd_py.errors import HookFailed, HookTimeout, TusError, Unauthenticated
+from tusd_py.hooks.plugins import hook_names, implementations
+from tusd_py.models import Action, Changes, Content, Identity, Measure, Request, Response, Upload
+
+QUEUE_SIZE = 10_000
+SLOW_SHARE = 0.5
+
+_log = structlog.get_logger("tusd_py.hooks")
+_Event = tuple[pluggy.HookImpl, str, Mapping[str, Any]]
+
+
+class Hooks:
+    """The hooks of all plugins, as typed methods."""
+
+    def __init__(self, manager: pluggy.PluginManager, *, timeout: float = 30, own: Collection[str] = ()) -> None:
+        """Call the manager's plugins, each for at most `timeout` seconds.
+
+        `own` names the server's plugins, whose coroutines are known not to block and run on the server's event loop.
+        """
+        self._timeout = timeout
+        self._own = frozenset(own)
+        self._loops: dict[str, _PluginLoop] = {}
+        self._impls = {name: implementations(manager, name) for name in hook_names()}
+        self._queues: dict[str, asyncio.Queue[_Event]] = {}
+        self._workers: list[asyncio.Task[None]] = []
+        self._dropped: dict[str, int] = {}
+
+    async def start(self) -> None:
+        """Start delivering events to observers."""
+        observers = {
+            impl.plugin_name for name, impls in self._impls.items() if name.startswith("post_") for impl in impls
+        }
+        for plugin in sorted(observers):
+            queue = self._queues[plugin] = asyncio.Queue(QUEUE_SIZE)
+            self._workers.append(asyncio.create_task(self._deliver(queue), name=f"events of plugin {plugin}"))
+
+    async def stop(self, timeout: float) -> None:
+        """Deliver what is queued for at most `timeout` seconds, then stop."""
+        drained = asyncio.gather(*(queue.join() for queue in self._queues.values()))
+        try:
+            async with asyncio.timeout(timeout):
+                await drained
+        except TimeoutError:
+            left = {plugin: queue.qsize() for plugin, queue in self._queues.items() if queue.qsize()}
+            _log.warning("events were not delivered before the server stopped", plugins=left)
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        for loop in self._loops.values():
+            loop.stop()
+
+    def has(self, hook: str) -> bool:
+        """Whether any plugin implements the hook."""
+        return bool(self._impls.get(hook))
+
+    def plugins_of(self, hook: str) -> list[str]:
+        """Return the names of the plugins that implement the hook, in the order of the calls."""
+        return [impl.plugin_name for impl in self._impls.get(hook, [])]
+
+    async def authenticate(self, request: Request) -> Identity | None:
+        """Return the first plugin's answer to who makes the request.
+
+        Raises:
+            Unauthenticated: a plugin that is not the server's own authenticates, and none knows the request.
+        """
+        for impl in self._impls["authenticate"]:
+            identity = await self._call("authenticate", impl, {"request": request})
+            if identity is not None:
+                if not isinstance(identity, Identity):
+                    raise self._wrong_result("authenticate", impl, identity)
+                return identity
+        if any(plugin not in self._own for plugin in self.plugins_of("authenticate")):
+            raise Unauthenticated(headers={"WWW-Authenticate": 'Bearer realm="uploads"'})
+        return None
+
+    async def authorize(self, request: Request, action: Action, upload: Upload | None) -> None:
+        """Ask every plugin whether the request may do this; any may refuse."""
+        for impl in self._impls["authorize"]:
+            await self._call("authorize", impl, {"request": request, "action": action, "upload": upload})
+
+    async def pre_create(self, request: Request, upload: Upload) -> Changes:
+        """Ask every plugin to refuse or change a new upload; who is asked later sees the changes so far."""
+        total = Changes()
+        for impl in self._impls["pre_create"]:
+            changes = await self._call("pre_create", impl, {"request": request, "upload": upload})
+            if changes is None:
+                continue
+            if not isinstance(changes, Changes):
+                raise self._wrong_result("pre_create", impl, changes)
+            total = Changes(
+                metadata=total.metadata if changes.metadata is None else changes.metadata,
+                id=changes.id or total.id,
+                path=changes.path or total.path,
+            )
+            upload = upload.changed(metadata=upload.metadata if total.metadata is None else total.metadata)
+        return total
+
+    async def inspect_head(self, upload: Upload, head: bytes) -> None:
+        """Ask every plugin whether the first bytes are welcome."""
+        for impl in self._impls["inspect_head"]:
+            await self._call("inspect_head", impl, {"upload": upload, "head": head})
+
+    async def pre_finish(self, upload: Upload, content: Content) -> None:
+        """Ask every plugin whether a complete upload is welcome."""
+        for impl in self._impls["pre_finish"]:
+            await self._call("pre_finish", impl, {"upload": upload, "content": content})
+
+    async def pre_terminate(self, request: Request, upload: Upload) -> None:
+        """Ask every plugin whether the upload may be removed."""
+        for impl in self._impls["pre_terminate"]:
+            await self._call("pre_terminate", impl, {"request": request, "upload": upload})
+
+    def post_create(self, request: Request, upload: Upload) -> None:
+        """Tell that an upload was created."""
+        self._observe("post_create", {"request": request, "upload": upload})
+
+    def post_receive(self, upload: Upload) -> None:
+        """Tell that bytes arrived."""
+        self._observe("post_receive", {"upload": upload})
+
+    def post_finish(self, upload: Upload) -> None:
+        """Tell that an upload was accepted."""
+        self._observe("post_finish", {"upload": upload})
+
+    def post_terminate(self, upload: Upload) -> None:
+        """Tell that an upload ended without success."""
+        self._observe("post_terminate", {"upload": upload})
+
+    def post_request(self, request: Request, response: Response, seconds: float) -> None:
+        """Tell that a request was answered."""
+        self._observe("post_request", {"request": request, "response": response, "seconds": seconds})
+
+    def measure(self, name: Any, value: float, **labels: str) -> None:
+        """Tell one figure."""
+        if self._impls["post_measure"]:
+            self._observe("post_measure", {"measure": Measure(name, value, labels)})
+
+    def _observe(self, hook: str, arguments: Mapping[str, Any]) -> None:
+        for impl in self._impls[hook]:
+            plugin = impl.plugin_name
+            try:
+                self._queues[plugin].put_nowait((impl, hook, arguments))
+            except asyncio.QueueFull:
+                self._dropped[plugin] = dropped = self._dropped.get(plugin, 0) + 1
+                if dropped == 1 or dropped % 1000 == 0:
+                    _log.error("plugin is too slow: events are dropped", plugin=plugin, hook=hook, dropped=dropped)
+                if hook != "post_measure":
+                    self.measure("event_dropped", 1, plugin=plugin)
+
+    async def _deliver(self, queue: asyncio.Queue[_Event]) -> None:
+        while True:
+            impl, hook, arguments = await queue.get()
+            try:
+                await self._call(hook, impl, arguments)
+            except TusError as error:
+                if not isinstance(error, HookFailed | HookTimeout):
+                    _log.warning("a post_ hook cannot refuse", plugin=impl.plugin_name, hook=hook, error=error.message)
+            finally:
+                queue.task_done()
+
+    async def _call(self, hook: str, impl: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
+        values = {name: arguments[name] for name in impl.argnames if name in arguments}
+        plugin, started, outcome = impl.plugin_name, time.perf_counter(), "ok"
+        try:
+            async with asyncio.timeout(self._timeout):
+                if not inspect.iscoroutinefunction(impl.function):
+                    return await asyncio.to_thread(impl.function, **values)
+                if plugin in self._own:
+                    return await impl.function(**values)
+                return await self._loop_of(plugin).call(impl.function(**values))
+        except TusError as error:
+            outcome = "refused"
+            _log.info("plugin refused", plugin=plugin, hook=hook, code=error.code, reason=error.message)
+            raise
+        except TimeoutError as error:
+            outcome = "timeout"
+            _log.error("plugin did not answer in time", plugin=plugin, hook=hook, seconds=self._timeout)
+            raise HookTimeout(f"plugin {plugin!r} did not answer in time") from error
+        except Exception as error:
+            outcome = "error"
+            _log.exception("plugin failed", plugin=plugin, hook=hook)
+            raise HookFailed(f"plugin {plugin!r} failed in {hook}") from error
+        finally:
+            if hook != "post_measure":
+                seconds = time.perf_counter() - started
+                self.measure("hook", seconds, hook=hook, plugin=plugin, outcome=outcome)
+                if seconds > self._timeout * SLOW_SHARE and outcome != "timeout":
+                    _log.warning("plugin is slow", plugin=plugin, hook=hook, seconds=round(seconds, 3))
+
+    def _loop_of(self, plugin: str) -> _PluginLoop:
+        if plugin not in self._loops:
+            self._loops[plugin] = _PluginLoop(plugin)
+        return self._loops[plugin]
+
+    def _wrong_result(self, hook: str, impl: pluggy.HookImpl, result: object) -> HookFailed:
+        _log.error("plugin returned a wrong type", plugin=impl.plugin_name, hook=hook, got=type(result).__name__)
+        return HookFailed(f"plugin {impl.plugin_name!r} returned a wrong type from {hook}")
+
+
+class _PluginLoop:
+    """An event loop in a thread of its own, so that what a plugin blocks is its own loop and not the server's."""
+
+    def __init__(self, plugin: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=f"plugin {plugin}", daemon=True)
+        self._thread.start()
+
+    async def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Await the coroutine there, in the caller's context."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
+
+    def stop(self) -> None:
+        """Ask the loop to end; a blocked one ends with the process."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_forever()
+            tasks = asyncio.all_tasks(self._loop)
+            for task in tasks:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        finally:
+            self._loop.close()

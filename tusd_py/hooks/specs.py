@@ -1,0 +1,165 @@
+"""Every hook that a plugin can implement.
+
+The first word of a hook's name is its contract: `register_` adds at start-up; `authenticate` and `authorize` say who
+may do what; `pre_` and `inspect_` may refuse with `raise Reject(...)`; `post_` only observes. `check`, `describe` and
+`deliver` are stages that run after an upload is complete.
+
+Implement a hook as `async def` if it awaits, or as a plain `def` if it computes or blocks: plain functions run in a
+thread, except those of `register_`. Take only the arguments that you need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import click
+import pluggy
+
+from tusd_py.models import Action, Changes, Content, Identity, Measure, Request, Response, Upload, Verdict
+
+PROJECT = "tusd_py"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+RegisterBackend = Callable[[str, str, str], None]
+
+
+class RegisterRoute(Protocol):
+    """How a plugin adds a page."""
+
+    def __call__(
+        self, method: str, path: str, handler: Callable[[Request], Any], action: Action | None = None, /
+    ) -> None:
+        """Serve `path` with `handler`; with an `action`, `authorize` is asked first."""
+
+
+@hookspec
+def register_settings(settings: Mapping[str, Any]) -> None:
+    """Receive this plugin's own table of settings, `[plugins.NAME]` of the TOML file, before any other hook.
+
+    Raise `ConfigError` for a setting that cannot be: the server then does not start and says why.
+    """
+
+
+@hookspec
+def register_stores(register: RegisterBackend) -> None:
+    """Add a backend: `register(kind, scheme, "module:Class")` with kind `store`, `state` or `locker`.
+
+    The class is made with `Class.from_url(url, config)`, then its `open()` is awaited.
+    """
+
+
+@hookspec
+def register_routes(register: RegisterRoute) -> None:
+    """Add a page: `register(method, path, handler, action)`; the handler takes a `Request` and returns a `Response`.
+
+    With an `action`, `authorize` is asked whether the request may do it; without one the page is for everybody who
+    can authenticate.
+    """
+
+
+@hookspec
+def register_commands(cli: click.Group) -> None:
+    """Add commands to `tusd-py` with `@cli.command()`."""
+
+
+@hookspec
+async def authenticate(request: Request) -> Identity | None:
+    """Say who makes the request, from its headers.
+
+    Return an `Identity`, or None if this plugin does not know; the first answer counts. Raise
+    `Reject(..., status=401)` for credentials that are wrong. Runs for every request but OPTIONS and health checks.
+    """
+
+
+@hookspec
+async def authorize(request: Request, action: Action, upload: Upload | None) -> None:
+    """Refuse what the request's identity may not do, with `raise Reject(..., status=403)`.
+
+    Runs for every request that was authenticated, once more for each member of a concatenation, and for the status
+    API. `upload` is None for actions on no single upload (`create`, `list`, `metrics`).
+    """
+
+
+@hookspec
+async def pre_create(request: Request, upload: Upload) -> Changes | None:
+    """Refuse a new upload, or change its metadata, id or storage path.
+
+    Runs before any byte is read, and not for partial uploads, which have no metadata; their final upload gets it.
+    """
+
+
+@hookspec
+async def inspect_head(upload: Upload, head: bytes) -> None:
+    """Refuse an upload by its first bytes (setting `head_size`), before more is stored.
+
+    `head` is shorter only if the whole upload is. Not for partial uploads; a final upload's head is looked at when it
+    is put together.
+    """
+
+
+@hookspec
+async def pre_finish(upload: Upload, content: Content) -> None:
+    """Refuse a complete upload before the client is told that it is complete.
+
+    It may run again if the server died meanwhile. What takes longer than seconds is a `check`.
+    """
+
+
+@hookspec
+async def pre_terminate(request: Request, upload: Upload) -> None:
+    """Refuse that a client removes an upload."""
+
+
+@hookspec
+async def post_create(request: Request, upload: Upload) -> None:
+    """See that an upload was created."""
+
+
+@hookspec
+async def post_receive(upload: Upload) -> None:
+    """See that bytes arrived; at most once per `progress_interval` and upload."""
+
+
+@hookspec
+async def post_finish(upload: Upload) -> None:
+    """See that an upload is complete and accepted; not for partial uploads."""
+
+
+@hookspec
+async def post_terminate(upload: Upload) -> None:
+    """See that an upload ended without success; `upload.status` says how: terminated, expired, rejected or lost."""
+
+
+@hookspec
+async def post_verdict(upload: Upload, verdict: Verdict) -> None:
+    """See what the checks of an upload found."""
+
+
+@hookspec
+async def post_request(request: Request, response: Response, seconds: float) -> None:
+    """See a request that was answered, refused ones included; the request's headers hold no credentials here."""
+
+
+@hookspec
+async def post_measure(measure: Measure) -> None:
+    """See one figure about the server's own work: lock waits, hook durations, bytes."""
+
+
+@hookspec
+async def check(upload: Upload, content: Content) -> Verdict:
+    """Stage: examine a complete upload, for minutes if need be; all checks must pass before it is accepted."""
+
+
+@hookspec
+async def describe(upload: Upload, content: Content) -> Mapping[str, Any]:
+    """Stage: return facts about an accepted upload."""
+
+
+@hookspec
+async def deliver(upload: Upload, content: Content) -> None:
+    """Stage: hand an accepted upload to somewhere else; it may run more than once."""
+
+
+STAGES = ("check", "describe", "deliver")

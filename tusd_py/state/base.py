@@ -1,0 +1,101 @@
+"""What a state is: the records of uploads, with atomic changes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol, Self
+
+import msgspec
+
+from tusd_py.config import Config
+from tusd_py.errors import InvalidRequest
+from tusd_py.models import Status, Upload
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which uploads to list; None takes all."""
+
+    status: Status | None = None
+    owner: str | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some uploads, the newest first, and where the next page begins."""
+
+    uploads: list[Upload]
+    next: str | None = None
+
+
+class State(Protocol):
+    """Records of uploads."""
+
+    @classmethod
+    def from_url(cls, url: str, config: Config) -> Self:
+        """Return the state that a URL names."""
+
+    async def open(self) -> None:
+        """Get ready.
+
+        Raises:
+            StoreUnavailable: that is not possible; the message is for the operator.
+        """
+
+    async def insert(self, upload: Upload) -> None:
+        """Add a record.
+
+        Raises:
+            AlreadyExists: there is one with this id, be it a tombstone.
+        """
+
+    async def get(self, upload_id: str) -> Upload | None:
+        """Return the record, or None if there is none."""
+
+    async def save(self, upload: Upload, fence: int) -> Upload:
+        """Replace the record under the lock number `fence`, and return what was saved.
+
+        Raises:
+            Fenced: a newer lock's holder has saved since, or the record is gone; nothing is changed.
+        """
+
+    async def remove(self, upload_id: str) -> None:
+        """Forget a record; it is no error if there is none."""
+
+    async def page(self, filter: Filter, after: str | None, limit: int) -> Page:
+        """Return up to `limit` records behind the position `after`.
+
+        Raises:
+            InvalidRequest: `after` is not a position that a page gave.
+        """
+
+    async def due(self, at: datetime, limit: int) -> list[Upload]:
+        """Return up to `limit` records whose `expires_at` is not after `at`, the oldest first."""
+
+    async def waiting_finals(self, member: str) -> list[Upload]:
+        """Return the final uploads that still receive and have `member` as a part."""
+
+    async def highest_fence(self) -> int:
+        """Return the highest lock number of all records, or 0."""
+
+    async def aclose(self) -> None:
+        """Give back what the state holds open."""
+
+
+def encode_position(upload: Upload) -> str:
+    """Return the position behind an upload, for the next page."""
+    return f"{upload.created_at.timestamp():.6f},{upload.id}"
+
+
+def decode_position(after: str) -> tuple[float, str]:
+    """Return time and id of a position.
+
+    Raises:
+        InvalidRequest: it is not one.
+    """
+    stamp, comma, upload_id = after.partition(",")
+    try:
+        created = float(stamp)
+    except ValueError:
+        comma = ""
+    if not comma:
+        raise InvalidRequest("'after' must be the 'next' of a former page")
+    return created, upload_id

@@ -1,0 +1,87 @@
+"""Records in the memory of one process, for tests and trials."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from tusd_py.config import Config
+from tusd_py.errors import AlreadyExists, Fenced
+from tusd_py.models import Status, Upload
+from tusd_py.state.base import Filter, Page, decode_position, encode_position
+
+
+class MemoryState:
+    """Records in a dictionary; gone with the process."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._records: dict[str, Upload] = {}
+
+    @classmethod
+    def from_url(cls, url: str, config: Config) -> MemoryState:
+        """Return an empty state."""
+        return cls()
+
+    async def open(self) -> None:
+        """Do nothing: memory is always ready."""
+
+    async def insert(self, upload: Upload) -> None:
+        """Add a record."""
+        if upload.id in self._records:
+            raise AlreadyExists()
+        self._records[upload.id] = upload
+
+    async def get(self, upload_id: str) -> Upload | None:
+        """Return the record, if any."""
+        return self._records.get(upload_id)
+
+    async def save(self, upload: Upload, fence: int) -> Upload:
+        """Replace the record unless a newer lock's holder has."""
+        known = self._records.get(upload.id)
+        if known is None or known.fence > fence:
+            raise Fenced()
+        upload = self._records[upload.id] = upload.changed(fence=fence)
+        return upload
+
+    async def remove(self, upload_id: str) -> None:
+        """Forget a record."""
+        self._records.pop(upload_id, None)
+
+    async def page(self, filter: Filter, after: str | None, limit: int) -> Page:
+        """Return some records, the newest first."""
+        found = sorted(self._records.values(), key=_position, reverse=True)
+        if after is not None:
+            stamp, upload_id = decode_position(after)
+            found = [upload for upload in found if _position(upload) < (stamp, upload_id)]
+        if filter.status is not None:
+            found = [upload for upload in found if upload.status == filter.status]
+        if filter.owner is not None:
+            found = [upload for upload in found if upload.owner == filter.owner]
+        return Page(found[:limit], encode_position(found[limit - 1]) if len(found) > limit else None)
+
+    async def due(self, at: datetime, limit: int) -> list[Upload]:
+        """Return records whose time has run out."""
+        found = [upload for upload in self._records.values() if upload.is_expired(at)]
+        return sorted(found, key=lambda upload: upload.expires_at or datetime.max.replace(tzinfo=UTC))[:limit]
+
+    async def waiting_finals(self, member: str) -> list[Upload]:
+        """Return final uploads that wait for a member."""
+        return [
+            upload
+            for upload in self._records.values()
+            if upload.status is Status.RECEIVING
+            and upload.is_final
+            and upload.concat
+            and member in upload.concat.members
+        ]
+
+    async def highest_fence(self) -> int:
+        """Return the highest lock number."""
+        return max((upload.fence for upload in self._records.values()), default=0)
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+
+def _position(upload: Upload) -> tuple[float, str]:
+    return round(upload.created_at.timestamp(), 6), upload.id

@@ -1,0 +1,183 @@
+"""Records in one SQLite file, shared by all processes of a machine.
+
+The record itself is JSON; what is searched for has a column of its own. The write-ahead log with `synchronous=NORMAL`
+survives the death of any process without a disk flush per change. After a loss of power the last changes may be
+missing; the file store then tells the offsets, as it does when the file is deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import msgspec
+
+from tusd_py.config import Config, path_of
+from tusd_py.errors import AlreadyExists, Fenced, StorageFull, StoreUnavailable, TusError
+from tusd_py.models import Status, Upload
+from tusd_py.state.base import Filter, Page, decode_position, encode_position
+
+BUSY_SECONDS = 10
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS uploads (
+    id TEXT PRIMARY KEY, status TEXT NOT NULL, owner TEXT, created REAL NOT NULL, expires REAL,
+    fence INTEGER NOT NULL, record BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS uploads_created ON uploads (created DESC, id DESC);
+CREATE INDEX IF NOT EXISTS uploads_expires ON uploads (expires) WHERE expires IS NOT NULL;
+CREATE TABLE IF NOT EXISTS members (
+    partial TEXT NOT NULL, final TEXT NOT NULL, PRIMARY KEY (partial, final)
+) WITHOUT ROWID;
+"""
+
+
+class SqliteState:
+    """Records in one file."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Use the file at `path`, which `open` makes if need be."""
+        self.path = Path(path)
+        self._db: aiosqlite.Connection
+
+    @classmethod
+    def from_url(cls, url: str, config: Config) -> SqliteState:
+        """Return the state of `sqlite:FILE`."""
+        return cls(path_of(url))
+
+    async def open(self) -> None:
+        """Open the file, or make it.
+
+        Raises:
+            StoreUnavailable: it cannot be opened or is not a database.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = await aiosqlite.connect(self.path, isolation_level=None, timeout=BUSY_SECONDS)
+            await self._db.execute("PRAGMA journal_mode=WAL")
+            await self._db.execute("PRAGMA synchronous=NORMAL")
+            await self._db.executescript(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            with contextlib.suppress(AttributeError):
+                await self._db.close()
+            raise StoreUnavailable(
+                f"cannot use the records in {self.path}: {error}. If the file is damaged, move it away: "
+                "the records are made again from the uploads' manifests"
+            ) from error
+
+    async def insert(self, upload: Upload) -> None:
+        """Add a record, and for a final upload whom it waits for."""
+        try:
+            await self._write(
+                "INSERT INTO uploads (status, owner, created, expires, fence, record, id) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*_columns(upload, upload.fence), upload.id),
+            )
+        except sqlite3.IntegrityError:
+            raise AlreadyExists() from None
+        if upload.is_final and upload.concat:
+            for member in set(upload.concat.members):
+                await self._write("INSERT OR IGNORE INTO members VALUES (?, ?)", (member, upload.id))
+
+    async def get(self, upload_id: str) -> Upload | None:
+        """Return the record, if any."""
+        rows = await self._read("SELECT record FROM uploads WHERE id = ?", (upload_id,))
+        return _decode(rows[0]) if rows else None
+
+    async def save(self, upload: Upload, fence: int) -> Upload:
+        """Replace the record unless a newer lock's holder has."""
+        upload = upload.changed(fence=fence)
+        changed = await self._write(
+            "UPDATE uploads SET status=?, owner=?, created=?, expires=?, fence=?, record=? WHERE id=? AND fence<=?",
+            (*_columns(upload, fence), upload.id, fence),
+        )
+        if not changed:
+            raise Fenced()
+        if upload.is_final and upload.status is not Status.RECEIVING:
+            await self._write("DELETE FROM members WHERE final = ?", (upload.id,))
+        return upload
+
+    async def remove(self, upload_id: str) -> None:
+        """Forget a record."""
+        await self._write("DELETE FROM uploads WHERE id = ?", (upload_id,))
+
+    async def page(self, filter: Filter, after: str | None, limit: int) -> Page:
+        """Return some records, the newest first."""
+        where, values = ["1"], list[Any]()
+        if after is not None:
+            where.append("(created, id) < (?, ?)")
+            values += decode_position(after)
+        if filter.status is not None:
+            where.append("status = ?")
+            values.append(filter.status.value)
+        if filter.owner is not None:
+            where.append("owner = ?")
+            values.append(filter.owner)
+        rows = await self._read(
+            f"SELECT record FROM uploads WHERE {' AND '.join(where)} ORDER BY created DESC, id DESC LIMIT ?",  # noqa: S608 - only our own words are put together
+            (*values, limit + 1),
+        )
+        found = [_decode(row) for row in rows]
+        return Page(found[:limit], encode_position(found[limit - 1]) if len(found) > limit else None)
+
+    async def due(self, at: datetime, limit: int) -> list[Upload]:
+        """Return records whose time has run out."""
+        rows = await self._read(
+            "SELECT record FROM uploads WHERE expires <= ? ORDER BY expires LIMIT ?", (at.timestamp(), limit)
+        )
+        return [_decode(row) for row in rows]
+
+    async def waiting_finals(self, member: str) -> list[Upload]:
+        """Return final uploads that wait for a member."""
+        rows = await self._read(
+            "SELECT record FROM uploads JOIN members ON final = id WHERE partial = ? AND status = ?",
+            (member, Status.RECEIVING.value),
+        )
+        return [_decode(row) for row in rows]
+
+    async def highest_fence(self) -> int:
+        """Return the highest lock number."""
+        rows = await self._read("SELECT coalesce(max(fence), 0) FROM uploads", ())
+        return int(rows[0][0])
+
+    async def aclose(self) -> None:
+        """Close the file."""
+        await self._db.close()
+
+    async def _read(self, statement: str, values: Sequence[Any]) -> list[Any]:
+        try:
+            return list(await self._db.execute_fetchall(statement, values))
+        except sqlite3.Error as error:
+            raise _translated(error) from error
+
+    async def _write(self, statement: str, values: Iterable[Any]) -> int:
+        try:
+            return (await self._db.execute(statement, values)).rowcount
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.Error as error:
+            raise _translated(error) from error
+
+
+def _columns(upload: Upload, fence: int) -> tuple[Any, ...]:
+    expires = upload.expires_at and upload.expires_at.timestamp()
+    created = round(upload.created_at.timestamp(), 6)
+    return (upload.status.value, upload.owner, created, expires, fence, msgspec.json.encode(upload))
+
+
+_decoder = msgspec.json.Decoder(Upload)
+
+
+def _decode(row: Sequence[Any]) -> Upload:
+    return _decoder.decode(row[0])
+
+
+def _translated(error: sqlite3.Error) -> TusError:
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        return StorageFull()
+    return StoreUnavailable(
+        f"the records cannot be used now ({getattr(error, 'sqlite_errorname', 'SQLite error')}); try again"
+    )

@@ -1,0 +1,102 @@
+"""What a store is: one required Protocol and a small one per capability.
+
+A store that lacks a capability just does not have its methods; `protocol.extensions_for` looks once, at start-up, and
+what is missing is not advertised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Protocol, Self, runtime_checkable
+
+from tusd_py.body import Body
+from tusd_py.config import Config
+from tusd_py.models import Content, Upload
+
+Progress = Callable[[int], Awaitable[None]]
+"""Called with the offset that is durable now, in bytes."""
+
+
+class Store(Protocol):
+    """Bytes of uploads, and beside them a manifest from which the record can be made again.
+
+    Durable means: survives the death of every server process.
+    """
+
+    @classmethod
+    def from_url(cls, url: str, config: Config) -> Self:
+        """Return the store that a URL names."""
+
+    async def open(self) -> None:
+        """Get ready.
+
+        Raises:
+            StoreUnavailable: that is not possible; the message is for the operator.
+        """
+
+    async def create(self, upload: Upload) -> Upload:
+        """Make room for an upload and write its manifest; return it with `storage` filled in.
+
+        Raises:
+            AlreadyExists: there is one with this id, or another's bytes are at this path.
+        """
+
+    async def append(self, upload: Upload, body: Body, progress: Progress) -> int:
+        """Store the body's bytes from `upload.offset` on, and return the offset that is durable.
+
+        Bytes that a former process left behind `upload.offset` are overwritten. If `body.discard` is true after the
+        last batch, nothing of the body is kept. A failure of the storage closes the body with that error, and what
+        was durable before it is kept.
+
+        Raises:
+            Gone: the storage no longer has the upload.
+        """
+
+    async def durable(self, upload: Upload) -> int:
+        """Return how many bytes from the start are durable, never more than are known to be right.
+
+        Raises:
+            Gone: the storage no longer has the upload.
+        """
+
+    async def finish(self, upload: Upload) -> None:
+        """Make a complete upload safe for good."""
+
+    async def save(self, upload: Upload) -> None:
+        """Write the manifest anew."""
+
+    async def load(self, upload_id: str) -> Upload | None:
+        """Make the record again from manifest and bytes, or return None if there is no such upload."""
+
+    def ids(self) -> AsyncIterator[str]:
+        """Yield the ids of all manifests."""
+
+    async def problem(self) -> str | None:
+        """Return why uploads cannot be stored now, or None if they can."""
+
+    async def aclose(self) -> None:
+        """Give back what the store holds open."""
+
+
+@runtime_checkable
+class Terminable(Protocol):
+    """A store that can remove an upload."""
+
+    async def remove(self, upload: Upload) -> None:
+        """Free everything the upload uses; removing twice is no error."""
+
+
+@runtime_checkable
+class Concatenable(Protocol):
+    """A store that can join uploads."""
+
+    async def concatenate(self, upload: Upload, members: Sequence[Upload], progress: Progress) -> None:
+        """Make the bytes of `upload` from those of `members`; it may be repeated after a crash."""
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A store whose bytes can be read back."""
+
+    def content(self, upload: Upload) -> Content:
+        """Return the stored bytes of an upload."""

@@ -1,0 +1,365 @@
+"""Uploads as files in a directory.
+
+An upload is a file `<id>` (or the path that a plugin chose) and a manifest `<id>.info` beside it. Bytes are only ever
+appended, so the size of the file is the offset, and it survives the death of the process at any moment, because what
+`pwrite` has taken belongs to the kernel.
+
+Two things make a file longer than its upload: bytes under a checksum that is not verified yet, and bytes of a request
+that was cut before its record was saved. The second kind is good and is kept. The first is not; therefore a marker
+`<id>.unverified` is put beside the file before the first such byte, holding the offset that is safe, and removed once
+the bytes are verified or cut off.
+
+Manifests are those of tusd's file store with one more key, so that a directory can move between the two servers in
+either direction, uploads in flight included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO, Literal, ParamSpec, TypeVar
+
+from tusd_py.body import Body
+from tusd_py.config import Config, path_of
+from tusd_py.errors import AlreadyExists, Forbidden, Gone, StoreUnavailable, TusError, from_os_error
+from tusd_py.models import UPLOAD_ID, Upload, now
+from tusd_py.stores import manifest
+from tusd_py.stores.base import Progress
+
+Fsync = Literal["never", "finish", "chunk"]
+COPY_BYTES = 256 * 1024 * 1024
+READ_BYTES = 1024 * 1024
+MAX_VECTORS = min(os.sysconf("SC_IOV_MAX"), 1024)
+_MARKER = ".tusd-py"
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class FileStore:
+    """Bytes and manifests in one directory."""
+
+    def __init__(self, root: str | Path, *, fsync: Fsync = "finish", threads: int = 16) -> None:
+        """Use the directory `root`; `fsync` says when bytes are forced to the disk."""
+        self.root = Path(root).absolute()
+        self._fsync = fsync
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="file-store")
+
+    @classmethod
+    def from_url(cls, url: str, config: Config) -> FileStore:
+        """Return the store of `file:DIRECTORY`."""
+        return cls(path_of(url), fsync=config.fsync)
+
+    async def open(self) -> None:
+        """Make the directory and mark it as ours.
+
+        Raises:
+            StoreUnavailable: it cannot be made or written to.
+        """
+
+        def prepare() -> None:
+            self.root.mkdir(parents=True, exist_ok=True)
+            if not (self.root / _MARKER).exists():
+                (self.root / _MARKER).write_text(
+                    "This directory belongs to tusd-py. Without this file it is not used.\n"
+                )
+
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._threads, prepare)
+        except OSError as error:
+            raise StoreUnavailable(f"cannot use the upload directory {self.root}: {error.strerror}") from error
+
+    async def create(self, upload: Upload) -> Upload:
+        """Make an empty file and its manifest."""
+        path = self._path(upload)
+        upload = upload.changed(storage={"type": "file", "path": path.relative_to(self.root).as_posix()})
+
+        def make() -> None:
+            self._check_mounted()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o664))
+            except FileExistsError:
+                raise AlreadyExists("another upload has this id or path") from None
+            try:
+                self._write_manifest(upload)
+            except OSError:
+                path.unlink()
+                raise
+
+        await self._run(make)
+        return upload
+
+    async def append(self, upload: Upload, body: Body, progress: Progress) -> int:
+        """Write the body's batches behind each other."""
+        fd = await self._run(self._open_at, upload, body.has_checksum)
+        offset = upload.offset
+        try:
+            async for batch in body.batches():
+                try:
+                    offset = await self._run(_write_all, fd, batch, offset)
+                except TusError as error:
+                    # What was written before the failure is good: the file's size tells how much.
+                    body.close(error)
+                    offset = await self._run(lambda: os.fstat(fd).st_size)
+                    break
+                await progress(offset)
+            if body.discard:
+                offset = upload.offset
+                await self._run(os.ftruncate, fd, offset)
+            if self._fsync == "chunk":
+                await self._run(os.fsync, fd)
+            if body.has_checksum:
+                await self._run(self._unverified(upload.id).unlink, True)
+        finally:
+            await body.aclose()
+            await self._run(os.close, fd)
+        return offset
+
+    async def durable(self, upload: Upload) -> int:
+        """Return the file's size, but no byte that was never verified."""
+
+        def measure() -> int:
+            try:
+                size = self._path(upload).stat().st_size
+            except FileNotFoundError:
+                raise self._gone() from None
+            with contextlib.suppress(FileNotFoundError):
+                size = min(size, int(self._unverified(upload.id).read_text()))
+            return size if upload.length is None else min(size, upload.length)
+
+        return await self._run(measure)
+
+    async def finish(self, upload: Upload) -> None:
+        """Force the bytes to the disk, unless that is turned off."""
+
+        def sync() -> None:
+            if self._fsync != "never":
+                for path, flags in ((self._path(upload), os.O_RDWR), (self.root, os.O_RDONLY)):
+                    fd = os.open(path, flags)
+                    try:
+                        os.fsync(fd)
+                    finally:
+                        os.close(fd)
+
+        await self._run(sync)
+
+    async def save(self, upload: Upload) -> None:
+        """Replace the manifest."""
+        await self._run(self._write_manifest, upload)
+
+    async def load(self, upload_id: str) -> Upload | None:
+        """Read the manifest, ours or tusd's, and the file's size."""
+        try:
+            data = await self._run((self.root / f"{upload_id}.info").read_bytes)
+        except Gone:
+            return None
+        upload = manifest.decode(data, now())
+        if upload is None or upload.id != upload_id:
+            raise StoreUnavailable(f"the manifest of upload {upload_id} is damaged; an operator has to look at it")
+        return upload.changed(offset=await self.durable(upload))
+
+    async def ids(self) -> AsyncIterator[str]:
+        """Yield the ids of all manifests in the directory."""
+
+        def names() -> list[str]:
+            with os.scandir(self.root) as entries:
+                return [entry.name[:-5] for entry in entries if entry.name.endswith(".info")]
+
+        for upload_id in await self._run(names):
+            if UPLOAD_ID.fullmatch(upload_id):
+                yield upload_id
+
+    async def remove(self, upload: Upload) -> None:
+        """Delete the bytes first and the manifest last, so that a crash leaves nothing without a name."""
+
+        def delete() -> None:
+            self._path(upload).unlink(missing_ok=True)
+            self._unverified(upload.id).unlink(missing_ok=True)
+            (self.root / f"{upload.id}.info").unlink(missing_ok=True)
+
+        await self._run(delete)
+
+    async def concatenate(self, upload: Upload, members: Sequence[Upload], progress: Progress) -> None:
+        """Copy the members inside the kernel, sharing blocks where the filesystem can."""
+        target = await self._run(os.open, self._path(upload), os.O_WRONLY | os.O_TRUNC)
+        try:
+            done = 0
+            for member in members:
+                source = await self._run(os.open, self._path(member), os.O_RDONLY)
+                try:
+                    position, length = 0, member.offset
+                    while position < length:
+                        position += await self._run(
+                            _copy,
+                            source,
+                            target,
+                            position,
+                            done + position,
+                            min(length - position, COPY_BYTES),
+                        )
+                        await progress(done + position)
+                    done += length
+                finally:
+                    await self._run(os.close, source)
+        finally:
+            await self._run(os.close, target)
+
+    def content(self, upload: Upload) -> FileContent:
+        """Return the file's bytes."""
+        return FileContent(self, self._path(upload), upload.offset)
+
+    async def problem(self) -> str | None:
+        """Return why the directory cannot be written to, or None."""
+
+        def probe() -> str | None:
+            try:
+                self._check_mounted()
+                name = self.root / f".probe-{secrets.token_hex(8)}"
+                name.write_bytes(b"")
+                name.unlink()
+            except StoreUnavailable as error:
+                return error.message
+            except OSError as error:
+                return f"cannot write to the upload directory {self.root}: {error.strerror}"
+            return None
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, probe)
+
+    async def aclose(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False)
+
+    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call in a thread; a write in progress is finished even if the caller is cancelled."""
+        task = asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
+        except FileNotFoundError:
+            raise self._gone() from None
+        except OSError as error:
+            raise from_os_error(error) from error
+
+    def _path(self, upload: Upload) -> Path:
+        path = self.root / upload.storage.get("path", upload.id)
+        # A path comes from a plugin or from a manifest; neither may lead out of the directory or to our own files.
+        parts = path.relative_to(self.root).parts if path.is_relative_to(self.root) else ("..",)
+        if not parts or ".." in parts or any(part.startswith(".") for part in parts):
+            raise Forbidden(f"the storage path of upload {upload.id} leads out of the upload directory")
+        if len(parts) == 1 and parts[0] != upload.id and (UPLOAD_ID.fullmatch(parts[0]) or path.suffix in _RESERVED):
+            raise Forbidden(f"the storage path {parts[0]!r} is kept for the server's own files; use a folder")
+        return path
+
+    def _unverified(self, upload_id: str) -> Path:
+        return self.root / f"{upload_id}.unverified"
+
+    def _check_mounted(self) -> None:
+        if not (self.root / _MARKER).exists():
+            raise StoreUnavailable(
+                "the upload directory has vanished; is its volume mounted? "
+                f"If it was emptied on purpose, restart the server ({_MARKER} is missing in it)"
+            )
+
+    def _gone(self) -> TusError:
+        if not (self.root / _MARKER).exists():
+            return StoreUnavailable("the upload directory has vanished; an operator has to bring it back")
+        return Gone("the storage no longer has this upload")
+
+    def _open_at(self, upload: Upload, unverified: bool) -> int:
+        if unverified:
+            _replace(self._unverified(upload.id), str(upload.offset).encode())
+        fd = os.open(self._path(upload), os.O_WRONLY)
+        size = os.fstat(fd).st_size
+        if size < upload.offset:
+            os.close(fd)
+            raise Gone(f"the storage has {size} bytes of {upload.offset} that were acknowledged")
+        if size > upload.offset:
+            os.ftruncate(fd, upload.offset)
+        if not unverified:
+            # A crash may have left the marker; the bytes that it warned of have just been cut off.
+            self._unverified(upload.id).unlink(missing_ok=True)
+        return fd
+
+    def _write_manifest(self, upload: Upload) -> None:
+        path = self.root / f"{upload.id}.info"
+        _replace(path, manifest.encode(upload, self._path(upload), path))
+
+
+_RESERVED = frozenset({".info", ".unverified", ".tmp", ".db", ".db-wal", ".db-shm"})
+
+
+class FileContent:
+    """Bytes of one file."""
+
+    def __init__(self, store: FileStore, path: Path, size: int) -> None:
+        """Read `path`, which has `size` bytes."""
+        self.size = size
+        self.url = path.as_uri()
+        self._store = store
+        self._path = path
+
+    async def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        """Yield the bytes `[start, stop)` in pieces of up to a mebibyte."""
+        run = self._store._run
+        fd = await run(os.open, self._path, os.O_RDONLY)
+        try:
+            while start < stop:
+                chunk = await run(os.pread, fd, min(READ_BYTES, stop - start), start)
+                if not chunk:
+                    raise Gone("the storage has fewer bytes than the upload")
+                start += len(chunk)
+                yield chunk
+        finally:
+            await run(os.close, fd)
+
+    def open(self) -> BinaryIO:
+        """Open the file."""
+        return self._path.open("rb")
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a small file as a whole or not at all."""
+    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write_all(fd: int, chunks: list[bytes], offset: int) -> int:
+    """Write all chunks at the offset, and return the one behind them; many small chunks are joined first."""
+    views: list[bytes | memoryview] = [b"".join(chunks)] if len(chunks) > MAX_VECTORS else list(chunks)
+    while views:
+        written = os.pwritev(fd, views, offset)
+        offset += written
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if written:
+            views[0] = memoryview(views[0])[written:]
+    return offset
+
+
+def _copy(source: int, target: int, position: int, offset: int, count: int) -> int:
+    """Copy up to `count` bytes between files and return how many; inside the kernel where that works."""
+    if hasattr(os, "copy_file_range"):
+        try:
+            if copied := os.copy_file_range(source, target, count, position, offset):
+                return copied
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+    chunk = os.pread(source, min(count, READ_BYTES), position)
+    if not chunk:
+        raise Gone("a partial upload has fewer bytes than it should")
+    return _write_all(target, [chunk], offset) - offset

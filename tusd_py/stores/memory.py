@@ -1,0 +1,116 @@
+"""A store in the memory of one process, for tests and trials."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator, Sequence
+from typing import BinaryIO
+
+from tusd_py.body import Body
+from tusd_py.config import Config
+from tusd_py.errors import AlreadyExists, Gone
+from tusd_py.models import Upload
+from tusd_py.stores.base import Progress
+
+
+class MemoryStore:
+    """Bytes in a dictionary; gone with the process."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._manifests: dict[str, Upload] = {}
+        self._bytes: dict[str, bytearray] = {}
+
+    @classmethod
+    def from_url(cls, url: str, config: Config) -> MemoryStore:
+        """Return an empty store."""
+        return cls()
+
+    async def open(self) -> None:
+        """Do nothing: memory is always ready."""
+
+    async def create(self, upload: Upload) -> Upload:
+        """Make room for an upload."""
+        if upload.id in self._bytes:
+            raise AlreadyExists()
+        self._bytes[upload.id] = bytearray()
+        await self.save(upload)
+        return upload
+
+    async def append(self, upload: Upload, body: Body, progress: Progress) -> int:
+        """Keep the body's bytes."""
+        data = self._data(upload)
+        del data[upload.offset :]
+        async for batch in body.batches():
+            for chunk in batch:
+                data += chunk
+            await progress(len(data))
+        if body.discard:
+            del data[upload.offset :]
+        return len(data)
+
+    async def durable(self, upload: Upload) -> int:
+        """Return the number of bytes kept."""
+        return len(self._data(upload))
+
+    async def finish(self, upload: Upload) -> None:
+        """Do nothing: memory is as safe as it gets."""
+
+    async def save(self, upload: Upload) -> None:
+        """Keep the record."""
+        self._manifests[upload.id] = upload
+
+    async def load(self, upload_id: str) -> Upload | None:
+        """Return the kept record with the offset that its bytes have."""
+        upload = self._manifests.get(upload_id)
+        return upload and upload.changed(offset=len(self._bytes[upload_id]))
+
+    async def ids(self) -> AsyncIterator[str]:
+        """Yield all ids."""
+        for upload_id in list(self._manifests):
+            yield upload_id
+
+    async def remove(self, upload: Upload) -> None:
+        """Forget the upload."""
+        self._manifests.pop(upload.id, None)
+        self._bytes.pop(upload.id, None)
+
+    async def concatenate(self, upload: Upload, members: Sequence[Upload], progress: Progress) -> None:
+        """Join the members' bytes."""
+        self._bytes[upload.id] = bytearray(b"".join(self._data(member) for member in members))
+        await progress(len(self._bytes[upload.id]))
+
+    def content(self, upload: Upload) -> MemoryContent:
+        """Return a snapshot of the bytes."""
+        return MemoryContent(bytes(self._data(upload)), upload.id)
+
+    async def problem(self) -> str | None:
+        """Return None: nothing can be wrong."""
+        return None
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+    def _data(self, upload: Upload) -> bytearray:
+        try:
+            return self._bytes[upload.id]
+        except KeyError:
+            raise Gone("the storage no longer has this upload") from None
+
+
+class MemoryContent:
+    """Bytes in memory."""
+
+    def __init__(self, data: bytes, upload_id: str) -> None:
+        """Take the bytes, and the id that names them."""
+        self.size = len(data)
+        self.url = f"memory:{upload_id}"
+        self._data = data
+
+    async def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        """Yield the bytes `[start, stop)`."""
+        yield self._data[start:stop]
+
+    def open(self) -> BinaryIO:
+        """Return the bytes as a file."""
+        return io.BytesIO(self._data)

@@ -1,0 +1,146 @@
+"""aiohttp's requests and responses to those of the protocol, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from dataclasses import replace
+
+import msgspec
+from aiohttp import hdrs, web
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from tusd_py.body import Body, Budget, Source
+from tusd_py.config import Config
+from tusd_py.errors import TusError
+from tusd_py.headers import VERSION, has_body, parse_content_length
+from tusd_py.models import Request, Response
+from tusd_py.web.proxy import Proxies
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+# What observers may see of a request's headers: nothing that could be a credential.
+_HARMLESS = (
+    "User-Agent",
+    "Content-Type",
+    "Content-Length",
+    "Origin",
+    "Range",
+    "Upload-Length",
+    "Upload-Offset",
+)
+
+
+class Adapter:
+    """Translates between aiohttp and the protocol."""
+
+    def __init__(self, config: Config) -> None:
+        """Follow the settings on proxies, URLs and time-outs."""
+        self._config = config
+        self._proxies = Proxies(config.behind_proxy)
+        self._budget = Budget(config.buffer_memory)
+
+    def request(self, request: web.Request) -> Request:
+        """Return the request without its body."""
+        peer = request.transport.get_extra_info("peername") if request.transport else None
+        scheme = "https" if request.secure else "http"
+        address = peer[0] if isinstance(peer, tuple) else None
+        seen = self._proxies.seen(request.headers, address, scheme, request.headers.get(hdrs.HOST, "localhost"))
+        base_url = self._config.public_url or f"{seen.scheme}://{seen.host}{seen.prefix}{self._config.collection_path}"
+        given_id = request.headers.get("X-Request-ID", "")
+        return Request(
+            method=request.method,
+            path=request.raw_path.partition("?")[0],
+            headers=request.headers,
+            upload_id=request.match_info.get("upload_id") or None,
+            base_url=base_url.rstrip("/") + "/",
+            remote=seen.remote,
+            id=given_id if _REQUEST_ID.fullmatch(given_id) else secrets.token_hex(8),
+            is_local=seen.is_local,
+        )
+
+    def body(self, request: web.Request) -> Body:
+        """Return the request's body; nothing is read, and no 100 Continue is sent, before its first byte is wanted."""
+        length = parse_content_length(request.headers) if has_body(request.headers) else 0
+        return Body(
+            _source(request),
+            length=length,
+            read_timeout=self._config.read_timeout.total_seconds(),
+            budget=self._budget,
+        )
+
+    async def send(self, request: web.Request, response: Response) -> web.StreamResponse:
+        """Return the answer, with its content already sent if it has any."""
+        headers = {"X-Request-ID": request["id"], **response.headers}
+        if response.content is None:
+            return web.Response(status=response.status, headers=headers, body=response.body or None)
+        start, stop = response.span
+        answer = web.StreamResponse(status=response.status, headers=headers)
+        answer.content_length = stop - start
+        await answer.prepare(request)
+        if request.method != "HEAD":
+            await self._stream(request, answer, response)
+        return answer
+
+    async def _stream(self, request: web.Request, answer: web.StreamResponse, response: Response) -> None:
+        assert response.content is not None
+        seconds = self._config.read_timeout.total_seconds()
+        try:
+            async for chunk in response.content.chunks(*response.span):
+                async with asyncio.timeout(seconds):
+                    await answer.write(chunk)
+            await answer.write_eof()
+        except (TimeoutError, TusError):
+            # The head is sent, so the only honest end is a broken connection: too slow a reader, or missing bytes.
+            if request.transport is not None:
+                request.transport.abort()
+
+
+def harmless(request: Request) -> Request:
+    """Return the request as observers may see it: without credentials."""
+    kept = CIMultiDict({name: request.headers[name] for name in _HARMLESS if name in request.headers})
+    return replace(request, headers=CIMultiDictProxy(kept))
+
+
+def error_response(error: TusError, request: web.BaseRequest) -> Response:
+    """Return an error as text, or as problem details (RFC 9457) to who asks for them."""
+    headers = {**error.headers, "X-Content-Type-Options": "nosniff"}
+    if "application/problem+json" in request.headers.get(hdrs.ACCEPT, ""):
+        problem = {
+            "type": "about:blank",
+            "title": error.code,
+            "status": error.status,
+            "detail": error.message,
+        }
+        body = msgspec.json.encode(problem)
+        headers["Content-Type"] = "application/problem+json"
+    else:
+        body = f"{error.code}: {error.message}\n".encode("utf-8", "backslashreplace")
+        headers["Content-Type"] = "text/plain; charset=utf-8"
+    return Response(error.status, headers, body, error=error.code)
+
+
+def with_version(response: Response) -> Response:
+    """Return the response with Tus-Resumable."""
+    return replace(response, headers={"Tus-Resumable": VERSION, **response.headers})
+
+
+async def answer_expectation(request: web.Request) -> None:
+    """Refuse unknown expectations; 100 Continue is sent when the body is wanted (RFC 9110 section 10.1.1)."""
+    if request.headers[hdrs.EXPECT].lower() != "100-continue":
+        raise web.HTTPExpectationFailed(text="ERR_INVALID_REQUEST: Expect can only be 100-continue\n")
+
+
+def _source(request: web.Request) -> Source:
+    waiting = hdrs.EXPECT in request.headers
+
+    async def source() -> bytes:
+        nonlocal waiting
+        if waiting:
+            waiting = False
+            if request.transport is None:
+                raise ConnectionResetError
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return await request.content.readany()
+
+    return source

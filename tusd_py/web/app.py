@@ -1,0 +1,173 @@
+"""The aiohttp application: routes, and one middleware around all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+
+import structlog
+from aiohttp import web
+
+from tusd_py.composer import Parts, Route
+from tusd_py.errors import InvalidRequest, MethodNotAllowed, NotFound, ShuttingDown, TusError
+from tusd_py.models import Request, Response
+from tusd_py.protocol.core import overridden
+from tusd_py.web import cors
+from tusd_py.web.adapter import Adapter, answer_expectation, error_response, harmless, with_version
+from tusd_py.web.ops import HEALTH_PATHS, add_health_routes
+from tusd_py.web.status import StatusApi
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+REAP_SECONDS = 60
+_log = structlog.get_logger("tusd_py.web")
+
+
+class Server:
+    """One server process as an aiohttp application."""
+
+    def __init__(self, parts: Parts) -> None:
+        """Serve these parts."""
+        self.parts = parts
+        self.stopping = asyncio.Event()
+        self.adapter = Adapter(parts.config)
+        self.app = web.Application(middlewares=[web.middleware(self._around)])
+        self._add_routes()
+        if parts.config.cors:
+            cors.install(self.app, parts.config)
+
+    def _add_routes(self) -> None:
+        router, path = self.app.router, self.parts.config.collection_path
+        add_health_routes(router, self.parts, self.stopping)
+        StatusApi(self.parts, self.adapter, self.stopping).add_routes(router)
+        for route in self.parts.routes:
+            router.add_route(route.method, route.path, self._plugin_page(route))
+        for pattern in {path, path.rstrip("/") or "/", path + "{upload_id:.*}"}:
+            router.add_route("*", pattern, self._tus, expect_handler=answer_expectation)
+
+    async def _tus(self, request: web.Request) -> web.StreamResponse:
+        body = self.adapter.body(request)
+        try:
+            response = await self.parts.protocol.handle(request["request"], body)
+        finally:
+            await body.aclose()
+        return await self._send(request, with_version(response))
+
+    def _plugin_page(self, route: Route) -> Handler:
+        hooks = self.parts.hooks
+
+        async def page(http_request: web.Request) -> web.StreamResponse:
+            request: Request = http_request["request"]
+            if route.action is not None:
+                await hooks.authorize(request, route.action, None)
+            if inspect.iscoroutinefunction(route.handler):
+                response: Response = await route.handler(request)
+            else:
+                response = await asyncio.to_thread(route.handler, request)
+            return await self._send(http_request, response)
+
+        return page
+
+    async def _send(self, request: web.Request, response: Response) -> web.StreamResponse:
+        request["response"] = response
+        return await self.adapter.send(request, response)
+
+    async def _around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Give every request an id and a log line, and every error its form."""
+        started = time.perf_counter()
+        own = self.adapter.request(request)
+        request["request"], request["id"] = own, own.id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request=own.id)
+        if own.upload_id:
+            structlog.contextvars.bind_contextvars(upload=own.upload_id[:128])
+        try:
+            if own.path in HEALTH_PATHS:
+                return await handler(request)
+            if self.stopping.is_set():
+                raise ShuttingDown()
+            if overridden(own).method != "OPTIONS":
+                identity = await self.parts.hooks.authenticate(own)
+                request["request"] = replace(own, identity=identity)
+            answer = await handler(request)
+        except TusError as error:
+            answer = await self._failed(request, error)
+        except web.HTTPException as error:
+            answer = await self._failed(request, _from_http(error, own))
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception:
+            _log.exception("internal error")
+            answer = await self._failed(request, TusError())
+        if self.stopping.is_set():
+            answer.force_close()
+        self._observe(request, answer, time.perf_counter() - started)
+        return answer
+
+    async def _failed(self, request: web.Request, error: TusError) -> web.StreamResponse:
+        response = error_response(error, request)
+        if error.status >= 500:
+            _log.warning("request failed", code=error.code, error=error.message)
+        answer = await self._send(request, with_version(response))
+        if request.content.is_eof() is False and "Expect" in request.headers:
+            # The client may or may not send the body that nobody asked for: this connection is of no more use.
+            answer.force_close()
+        return answer
+
+    def _observe(self, http_request: web.Request, answer: web.StreamResponse, seconds: float) -> None:
+        with contextlib.suppress(TusError):
+            request = overridden(http_request["request"])
+            response = http_request.get("response") or Response(answer.status)
+            self.parts.hooks.post_request(harmless(request), response, seconds)
+            _log.info(
+                "request",
+                method=request.method,
+                path=request.path,
+                status=answer.status,
+                seconds=round(seconds, 4),
+                remote=request.remote,
+                code=response.error,
+            )
+
+
+def _from_http(error: web.HTTPException, request: Request) -> TusError:
+    if error.status == 404:
+        return NotFound(f"there is nothing here; uploads are created at {request.base_url}")
+    if error.status == 405:
+        return MethodNotAllowed(headers={"Allow": error.headers.get("Allow", "")})
+    failure = InvalidRequest((error.text or error.reason).partition("ERR_INVALID_REQUEST: ")[2].strip() or error.reason)
+    failure.status = error.status
+    return failure
+
+
+@contextlib.asynccontextmanager
+async def housekeeping(parts: Parts) -> AsyncIterator[None]:
+    """Expire uploads now and then, and once make records from manifests that have none."""
+
+    async def run() -> None:
+        await parts.uploads.rebuild_all()
+        while True:
+            try:
+                if count := await parts.uploads.expire():
+                    _log.info("expired", uploads=count)
+            except TusError as error:
+                _log.warning("could not look for expired uploads", error=error.message)
+            pause = parts.config.expire_after.total_seconds() / 4 or REAP_SECONDS
+            await asyncio.sleep(min(REAP_SECONDS, max(1.0, pause)))
+
+    task = asyncio.create_task(run(), name="housekeeping")
+    task.add_done_callback(_tell_failure)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        _log.error("housekeeping ended", exc_info=error)

@@ -1,0 +1,36 @@
+"""Health checks, for load balancers and Kubernetes; they need no credentials and tell no details to strangers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from aiohttp import web
+
+from tusd_py.composer import Parts
+from tusd_py.errors import TusError
+
+HEALTH_PATHS = ("/healthz", "/readyz")
+_log = structlog.get_logger("tusd_py.health")
+
+
+def add_health_routes(router: web.UrlDispatcher, parts: Parts, stopping: asyncio.Event) -> None:
+    """Add `/healthz` (the process answers) and `/readyz` (it can take uploads)."""
+
+    async def healthz(request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(request: web.Request) -> web.Response:
+        problem = "the server is shutting down" if stopping.is_set() else await parts.uploads.store.problem()
+        try:
+            await parts.uploads.state.get("-")
+        except TusError as error:
+            problem = problem or error.message
+        if problem:
+            _log.warning("not ready", problem=problem)
+            text = "not ready: the server's log says why\n"
+            return web.Response(status=503, text=text, headers={"Retry-After": "2"})
+        return web.Response(text="ready\n")
+
+    router.add_get("/healthz", healthz)
+    router.add_get("/readyz", readyz)

@@ -1,0 +1,203 @@
+"""Runs a server process: listens, announces itself, and stops in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from tusd_py.composer import compose
+from tusd_py.config import Config, ConfigError
+from tusd_py.web.app import Server, housekeeping
+
+BACKLOG = 1024
+MAX_HEADER_BYTES = 64 * 1024
+OPEN_FILES = 65536
+LINGER_SECONDS = 5.0
+
+_log = structlog.get_logger("tusd_py.serve")
+
+
+def listen(config: Config) -> socket.socket:
+    """Return a bound socket, not listening yet.
+
+    Raises:
+        ConfigError: the address cannot be used.
+    """
+    try:
+        if config.unix_socket:
+            return _unix_socket(Path(config.unix_socket))
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        server = socket.socket(family, kind, protocol)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(address)
+        return server
+    except OSError as error:
+        where = config.unix_socket or f"{config.host}:{config.port}"
+        raise ConfigError(f"cannot listen on {where}: {error.strerror or error}") from error
+
+
+def _unix_socket(path: Path) -> socket.socket:
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        server.connect(str(path))
+    except FileNotFoundError:
+        pass
+    except ConnectionRefusedError:
+        path.unlink()  # left behind by a server that died
+    else:
+        raise ConfigError(f"another server listens on {path}")
+    finally:
+        server.close()
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    server.bind(str(path))
+    return server
+
+
+def endpoint(config: Config, server: socket.socket) -> str:
+    """Return the URL under which uploads are created."""
+    if config.public_url:
+        return config.public_url.rstrip("/") + "/"
+    if config.unix_socket:
+        return f"unix:{config.unix_socket} (path {config.collection_path})"
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    scheme = "https" if config.tls_cert else "http"
+    return f"{scheme}://{host}:{server.getsockname()[1]}{config.collection_path}"
+
+
+def announce(config: Config, server: socket.socket) -> None:
+    """Print the one line that says that the server is ready."""
+    print(f"You can now upload files to: {endpoint(config, server)}", flush=True)  # noqa: T201 - what the command promises
+
+
+def tls_context(config: Config) -> ssl.SSLContext | None:
+    """Return the TLS settings, or None without TLS.
+
+    Raises:
+        ConfigError: certificate or key cannot be read.
+    """
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(config.tls_cert, config.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"cannot use tls_cert {config.tls_cert} with tls_key {config.tls_key}: {error}") from error
+    return context
+
+
+def allow_open_files() -> None:
+    """Raise the process's limit on open files as far as it may, up to a sane number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class TooMany(asyncio.Protocol):
+    """Answers a connection beyond the limit, and closes it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send 503."""
+        assert isinstance(transport, asyncio.Transport)
+        text = b"ERR_UNAVAILABLE: the server has too many connections; try again\n"
+        transport.write(
+            b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nConnection: close\r\n"
+            b"Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text)
+        )
+        transport.close()
+
+
+async def serve(
+    config: Config,
+    server_socket: socket.socket,
+    *,
+    is_first: bool = True,
+    ready: Callable[[], None],
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, or until `stop` is set.
+
+    Args:
+        config: the settings.
+        server_socket: what to accept connections from.
+        is_first: whether this process does the housekeeping; one of several does.
+        ready: called when connections are accepted.
+        stop: ends the server too.
+    """
+    stop = stop or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError, ValueError):
+            loop.add_signal_handler(number, stop.set)
+    context = tls_context(config)
+    async with contextlib.AsyncExitStack() as stack:
+        parts = await stack.enter_async_context(compose(config))
+        server = Server(parts)
+        runner = web.AppRunner(
+            server.app,
+            access_log=None,
+            keepalive_timeout=config.keepalive_timeout.total_seconds(),
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            lingering_time=LINGER_SECONDS,
+            auto_decompress=False,
+            read_bufsize=256 * 1024,
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        if is_first:
+            await stack.enter_async_context(housekeeping(parts))
+        http = runner.server
+        assert http is not None
+
+        def accept() -> asyncio.BaseProtocol:
+            return http() if len(http.connections) < config.max_connections else TooMany()
+
+        listener = await loop.create_server(accept, sock=server_socket, ssl=context, backlog=BACKLOG)
+        ready()
+        await stop.wait()
+        await _stop(server, listener, http)
+
+
+async def _stop(server: Server, listener: asyncio.Server, http: web.Server) -> None:
+    """Accept nothing more, let uploads finish for half the time, stop the rest with their bytes kept."""
+    config, uploads = server.parts.config, server.parts.uploads
+    seconds = config.shutdown_timeout.total_seconds()
+    _log.info("stopping", receiving=uploads.receiving, timeout=seconds)
+    server.stopping.set()
+    listener.close()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds / 2):
+            await uploads.idle()
+    uploads.stop()
+    await http.shutdown(seconds / 4)
+    _log.info("stopped")
+
+
+def run(config: Config) -> int:
+    """Run one process or several, and return the exit status."""
+    allow_open_files()
+    server_socket = listen(config)
+    try:
+        if config.workers > 1:
+            from tusd_py.web.workers import supervise
+
+            return supervise(config, server_socket)
+        asyncio.run(serve(config, server_socket, ready=lambda: announce(config, server_socket)))
+        return 0
+    finally:
+        server_socket.close()
+        if config.unix_socket:
+            Path(config.unix_socket).unlink(missing_ok=True)
