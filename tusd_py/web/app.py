@@ -35,7 +35,7 @@ class Server:
         self.parts = parts
         self.stopping = asyncio.Event()
         self.adapter = Adapter(parts.config)
-        self.app = web.Application(middlewares=[web.middleware(self._around)])
+        self.app = web.Application(middlewares=[self._around])
         self._add_routes()
         if parts.config.cors:
             cors.install(self.app, parts.config)
@@ -76,6 +76,7 @@ class Server:
         request["response"] = response
         return await self.adapter.send(request, response)
 
+    @web.middleware
     async def _around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Give every request an id and a log line, and every error its form."""
         started = time.perf_counter()
