@@ -12,6 +12,9 @@ import pluggy
 
 from tusd_py.config import Config, ConfigError
 from tusd_py.default_plugins import default_plugins
+from tusd_py.default_plugins.access import Access
+from tusd_py.default_plugins.limits import Limits
+from tusd_py.default_plugins.metrics import Metrics
 from tusd_py.hooks.caller import Hooks
 from tusd_py.hooks.plugins import implementations, plugin_manager
 from tusd_py.models import Action, Request
@@ -30,8 +33,8 @@ BACKENDS: dict[tuple[str, str], str] = {
 }
 
 
-OWN = "tusd_py.default_plugins."
-"""Package of the plugins that run on the server's own event loop."""
+OWN = frozenset({Access, Limits, Metrics})
+"""The plugins that are called in place, because they neither wait nor block."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ async def compose(config: Config, plugins: Mapping[str, object] | None = None) -
     hooks = Hooks(
         manager,
         timeout=config.hook_timeout.total_seconds(),
-        own=[name for name, plugin in manager.list_name_plugin() if type(plugin).__module__.startswith(OWN)],
+        own=[name for name, plugin in manager.list_name_plugin() if type(plugin) in OWN],
     )
     async with contextlib.AsyncExitStack() as stack:
         for backend in (store, state):

@@ -111,7 +111,7 @@ class Uploads:
             TusError: a rule or a plugin refuses it, or the body ended badly; what counts of it is kept all the same.
         """
         await self.hooks.authorize(request, "append", await self.find(upload_id))
-        async with self._held(upload_id, body.let_go) as (upload, fence):
+        async with self._held(upload_id, body.let_go, measured=False) as (upload, fence):
             upload.check_appendable(offset)
             if length is not None and length != upload.length:
                 upload = upload.with_length(length, self.rules.max_size)
@@ -264,21 +264,30 @@ class Uploads:
 
     @contextlib.asynccontextmanager
     async def _held(
-        self, upload_id: str, let_go: LetGo, *, timeout: float | None = None, urgent: bool = True
+        self,
+        upload_id: str,
+        let_go: LetGo,
+        *,
+        timeout: float | None = None,
+        urgent: bool = True,
+        measured: bool = True,
     ) -> AsyncIterator[tuple[Upload, int]]:
-        """Hold the lock, with the record brought up to what the store has and to what is decided."""
+        """Hold the lock, with the record brought up to what is decided and, if `measured`, to what the store has.
+
+        A PATCH does without: it goes on where the last answer said, or learns the recorded offset from its 409.
+        """
         async with self._lock(upload_id, let_go, timeout=timeout, urgent=urgent) as fence:
             upload = await self.find(upload_id)
             if not upload.status.is_tombstone and not upload.status.is_finished:
-                upload = await self._recovered(upload, fence)
+                upload = await self._recovered(upload, fence, measured)
             yield upload, fence
 
-    async def _recovered(self, upload: Upload, fence: int) -> Upload:
+    async def _recovered(self, upload: Upload, fence: int, measured: bool = True) -> Upload:
         if upload.is_expired(now()):
             return await self._end(upload, fence, Status.EXPIRED)
         if upload.is_final:
             return await self._assemble(upload, fence)
-        offset = await self._durable(upload, fence)
+        offset = await self._durable(upload, fence) if measured else upload.offset
         if offset != upload.offset:
             _log.info("offset taken from the store", upload=upload.id, recorded=upload.offset, stored=offset)
             upload = upload.with_offset(offset, now(), self.rules.expire_after)

@@ -19,7 +19,7 @@ class Access:
         self._token = api_token
 
     @hookimpl(tryfirst=True)
-    async def authenticate(self, request: Request) -> Identity | None:
+    def authenticate(self, request: Request) -> Identity | None:
         """Know the operator by the token."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if self._token and scheme.lower() == "bearer":
@@ -28,7 +28,7 @@ class Access:
         return None
 
     @hookimpl
-    async def authorize(self, request: Request, action: Action, upload: Upload | None) -> None:
+    def authorize(self, request: Request, action: Action, upload: Upload | None) -> None:
         """Refuse strangers an upload that has an owner, and everybody but the operator the overviews."""
         identity = request.identity
         if identity is not None and identity.claims.get("operator") is True:

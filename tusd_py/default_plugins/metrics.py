@@ -99,30 +99,30 @@ class Metrics:
         register("GET", "/metrics", self._page, "metrics")
 
     @hookimpl
-    async def post_create(self, upload: Upload) -> None:
+    def post_create(self, upload: Upload) -> None:
         """Count a new upload."""
         self.uploads.labels("created", file_type(upload)).inc()
 
     @hookimpl
-    async def post_finish(self, upload: Upload) -> None:
+    def post_finish(self, upload: Upload) -> None:
         """Count an accepted upload."""
         self.uploads.labels(upload.status.value, file_type(upload)).inc()
         if upload.finished_at:
             self.duration.observe((upload.finished_at - upload.created_at).total_seconds())
 
     @hookimpl
-    async def post_terminate(self, upload: Upload) -> None:
+    def post_terminate(self, upload: Upload) -> None:
         """Count an upload that ended otherwise."""
         self.uploads.labels(upload.status.value, file_type(upload)).inc()
 
     @hookimpl
-    async def post_request(self, request: Request, response: Response, seconds: float) -> None:
+    def post_request(self, request: Request, response: Response, seconds: float) -> None:
         """Count a request."""
         method = request.method if request.method in _METHODS else "other"
         self.requests.labels(method, str(response.status)).observe(seconds)
 
     @hookimpl
-    async def post_measure(self, measure: Measure) -> None:
+    def post_measure(self, measure: Measure) -> None:
         """Count one figure."""
         labels, value = measure.labels, measure.value
         match measure.name:

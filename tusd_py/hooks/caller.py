@@ -35,7 +35,7 @@ class Hooks:
     def __init__(self, manager: pluggy.PluginManager, *, timeout: float = 30, own: Collection[str] = ()) -> None:
         """Call the manager's plugins, each for at most `timeout` seconds.
 
-        `own` names the server's plugins, whose coroutines are known not to block and run on the server's event loop.
+        `own` names the server's plugins, which are known to be quick and are called in place.
         """
         self._timeout = timeout
         self._own = frozenset(own)
@@ -158,6 +158,12 @@ class Hooks:
     def _observe(self, hook: str, arguments: Mapping[str, Any]) -> None:
         for impl in self._impls[hook]:
             plugin = impl.plugin_name
+            if plugin in self._own:
+                try:
+                    impl.function(**{name: arguments[name] for name in impl.argnames})
+                except Exception:
+                    _log.exception("plugin failed", plugin=plugin, hook=hook)
+                continue
             try:
                 self._queues[plugin].put_nowait((impl, hook, arguments))
             except asyncio.QueueFull:
@@ -180,13 +186,14 @@ class Hooks:
 
     async def _call(self, hook: str, impl: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
         values = {name: arguments[name] for name in impl.argnames if name in arguments}
+        if impl.plugin_name in self._own:
+            result = impl.function(**values)
+            return await result if inspect.iscoroutine(result) else result
         plugin, started, outcome = impl.plugin_name, time.perf_counter(), "ok"
         try:
             async with asyncio.timeout(self._timeout):
                 if not inspect.iscoroutinefunction(impl.function):
                     return await asyncio.to_thread(impl.function, **values)
-                if plugin in self._own:
-                    return await impl.function(**values)
                 return await self._loop_of(plugin).call(impl.function(**values))
         except TusError as error:
             outcome = "refused"
