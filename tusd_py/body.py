@@ -1,9 +1,9 @@
 """The incoming bytes of one request.
 
-A `Body` stands between the connection and the store. A pump takes bytes off the connection as soon as they arrive,
-so that what was received before a connection broke is kept, and holds them until the store asks for the next batch:
-the slower the store, the larger the batch. All bodies share one `Budget` of memory; when it is spent, or when one
-body holds its own share, the connection is not read and the client has to wait.
+A `Body` stands between the connection and the store. Its `Source` takes bytes off the connection as soon as they
+arrive, so that what was received before a connection broke is kept, and holds them until the store asks for the next
+batch: the slower the store, the larger the batch. All bodies share one `Memory`; when that is spent, or when one body
+holds its own share, the connection is not read and the client has to wait.
 
 A store never sees an error of the connection. The batches just end, and `Body.error` says why. `Body.discard` then
 tells whether what the request brought counts (a broken connection) or not (a checksum that could not be verified).
@@ -19,85 +19,185 @@ from typing import Protocol
 from tusd_py.errors import ChecksumMismatch, Interrupted, ReadTimeout, SizeExceeded, TusError, UnexpectedEnd
 
 BATCH_BYTES = 2 * 1024 * 1024
+BUFFER_BYTES = 256 * 1024
 STALL_SECONDS = 0.075
 
-Source = Callable[[], Awaitable[bytes]]
-"""Returns the next bytes of a body, or none at its end; raises when the connection breaks."""
+Chunk = bytes | memoryview
 
 
 class Hasher(Protocol):
     """An object like those of `hashlib`."""
 
-    def update(self, data: bytes, /) -> None:
+    def update(self, data: Chunk, /) -> None:
         """Add bytes."""
 
     def digest(self) -> bytes:
         """Return the digest of all added bytes."""
 
 
-class Budget:
-    """Memory in bytes that all bodies of a process share."""
+class Memory:
+    """Memory for received bytes that all bodies of a process share, partly in buffers that are used again."""
 
     def __init__(self, limit: int) -> None:
-        """Allow `limit` bytes; a single body may always hold one read."""
+        """Hold about `limit` bytes at most."""
         self.limit = limit
         self.used = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._buffers: list[memoryview] = []
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether nobody should take more for now."""
+        return self.used >= self.limit
+
+    def lend(self) -> memoryview:
+        """Return a buffer of `BUFFER_BYTES`, or a small one if the memory is spent."""
+        if self.is_spent:
+            buffer = memoryview(bytearray(BUFFER_BYTES // 16))
+        else:
+            buffer = self._buffers.pop() if self._buffers else memoryview(bytearray(BUFFER_BYTES))
+        self.add(len(buffer))
+        return buffer
+
+    def take_back(self, buffer: memoryview) -> None:
+        """Take a lent buffer back."""
+        if len(buffer) == BUFFER_BYTES:
+            self._buffers.append(buffer)
+        self.free(len(buffer))
 
     def add(self, count: int) -> None:
         """Count bytes as held."""
         self.used += count
 
     def free(self, count: int) -> None:
-        """Count bytes as given back, and wake who waits."""
+        """Count bytes as given back, and call those who wait, as long as there is room."""
         self.used -= count
-        while self._waiters and self.used < self.limit:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                break
+        while self._waiting and not self.is_spent:
+            self._waiting.popleft()()
 
-    async def available(self) -> None:
-        """Wait until less than the limit is held."""
-        while self.used >= self.limit:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            finally:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
-        # One wake-up lets one body go on; it passes the wake-up on while there is room.
-        self.free(0)
+    def when_free(self, callback: Callable[[], None]) -> None:
+        """Call back once there is room."""
+        self._waiting.append(callback)
+
+
+class Source(Protocol):
+    """Where a body's bytes come from."""
+
+    ended: bool
+    """Whether no further bytes will come."""
+    error: TusError | None
+    """Why it ended, if not at the body's end."""
+    received: int
+    """How many bytes have come."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is up to the client that bytes come, and not to memory or the store."""
+
+    def start(self) -> None:
+        """Begin to take bytes off the connection."""
+
+    async def wait(self) -> None:
+        """Return when there is something to take, or when it has ended."""
+
+    def take(self) -> list[Chunk]:
+        """Return what has come; it may be used until `give_back`."""
+
+    def give_back(self) -> None:
+        """Say that what was taken is no longer used."""
+
+    def stop(self) -> None:
+        """Take no more bytes off the connection, and end after what has come."""
+
+
+class Pump:
+    """Takes bytes from a coroutine, such as the read method of a stream."""
+
+    def __init__(self, read: Callable[[], Awaitable[bytes]], memory: Memory) -> None:
+        """Read until `read` returns no bytes; what it raises ends the source."""
+        self.ended = False
+        self.error: TusError | None = None
+        self.received = 0
+        self.is_waiting = False
+        self._read = read
+        self._memory = memory
+        self._queue: list[Chunk] = []
+        self._queued = 0
+        self._lent = 0
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start reading."""
+        if self._task is None and not self.ended:
+            self._task = asyncio.create_task(self._run(), name="body pump")
+
+    async def wait(self) -> None:
+        """Wait for bytes or the end."""
+        if not self._queue and not self.ended:
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def take(self) -> list[Chunk]:
+        """Return what was read."""
+        taken, self._queue = self._queue, []
+        self._lent += self._queued
+        self._queued = 0
+        self._room.set()
+        return taken
+
+    def give_back(self) -> None:
+        """Free what was taken."""
+        lent, self._lent = self._lent, 0
+        self._memory.free(lent)
+
+    def stop(self) -> None:
+        """Stop reading."""
+        self.ended = True
+        if self._task is not None:
+            self._task.cancel()
+        self._arrived.set()
+
+    async def _run(self) -> None:
+        try:
+            while chunk := await self._next():
+                self.received += len(chunk)
+                self._queue.append(chunk)
+                self._queued += len(chunk)
+                self._memory.add(len(chunk))
+                self._arrived.set()
+        except Exception as cause:
+            # Whatever the connection died of, the bytes before it count.
+            self.error = UnexpectedEnd(f"the connection broke after {self.received} bytes ({type(cause).__name__})")
+        finally:
+            self.ended = True
+            self._arrived.set()
+
+    async def _next(self) -> bytes:
+        while self._queued >= BATCH_BYTES or self._memory.is_spent:
+            self._room.clear()
+            if self._memory.is_spent:
+                self._memory.when_free(self._room.set)
+            await self._room.wait()
+        self.is_waiting = True
+        try:
+            return await self._read()
+        finally:
+            self.is_waiting = False
 
 
 class Body:
     """The body of a request: limited, counted, hashed, and closable with a cause."""
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        length: int | None = None,
-        read_timeout: float = 60,
-        budget: Budget | None = None,
-    ) -> None:
+    def __init__(self, source: Source, *, length: int | None = None, read_timeout: float = 60) -> None:
         """Take where bytes come from, the announced length, and seconds of silence that are too many."""
         self.length = length
-        self.received = 0
         self.error: TusError | None = None
         self._source = source
         self._read_timeout = read_timeout
-        self._budget = budget or Budget(BATCH_BYTES)
         self._limit: int | None = None
-        self._queue: deque[bytes] = deque()
-        self._queued = 0
-        self._lent = 0
-        self._ended = False
-        self._reading = False
-        self._pump: asyncio.Task[None] | None = None
-        self._wake_reader = asyncio.Event()
-        self._wake_pump = asyncio.Event()
+        self._head: list[Chunk] = []
         self._hasher: Hasher | None = None
         self._digest = b""
 
@@ -106,10 +206,15 @@ class Body:
         """Return a body that consists of `chunks`."""
         iterator = iter(chunks)
 
-        async def source() -> bytes:
+        async def read() -> bytes:
             return next(iterator, b"")
 
-        return cls(source, length=length)
+        return cls(Pump(read, Memory(BATCH_BYTES)), length=length)
+
+    @property
+    def received(self) -> int:
+        """How many bytes have come."""
+        return self._source.received
 
     @property
     def has_checksum(self) -> bool:
@@ -137,120 +242,83 @@ class Body:
 
     def close(self, cause: TusError) -> None:
         """Stop reading now; batches end after what has arrived, with `cause` as their error."""
-        if not self._ended:
-            self.error = self.error or cause
-            self._ended = True
-            if self._pump is not None:
-                self._pump.cancel()
-            self._wake_reader.set()
+        self.error = self.error or cause
+        self._source.stop()
+
+    def interrupt(self, cause: TusError) -> None:
+        """Stop reading now, unless all has arrived."""
+        if not self._is_whole():
+            self.close(cause)
 
     def let_go(self, urgent: bool) -> None:
         """Stop for a newer request on the same upload: at once if urgent, else only if no bytes arrive."""
         if urgent:
-            self.close(Interrupted())
+            self.interrupt(Interrupted())
             return
         seen = self.received
 
         def close_if_stalled() -> None:
-            if self.received == seen and self._reading:
-                self.close(Interrupted())
+            if self.received == seen and self._source.is_waiting:
+                self.interrupt(Interrupted())
 
         asyncio.get_running_loop().call_later(STALL_SECONDS, close_if_stalled)
 
     async def head(self, count: int) -> bytes:
         """Return up to the first `count` bytes, fewer if the body ends; later batches begin with them."""
-        self._start()
-        while self._queued < count and not self._ended:
-            await self._woken_reader()
-        head = b"".join(self._queue)
-        self._queue = deque([head] if head else [])
-        return head[:count]
+        self._source.start()
+        while sum(map(len, self._head)) < count and (batch := await self._next()):
+            # Copied out of the source's memory, because they have to wait; they are few.
+            self._head += [bytes(chunk) for chunk in batch]
+            self._source.give_back()
+        return b"".join(self._head)[:count]
 
-    async def batches(self) -> AsyncIterator[list[bytes]]:
-        """Yield what has arrived, as lists of chunks, until the body ends; then `error` says if it ended well."""
-        self._start()
+    async def batches(self) -> AsyncIterator[list[Chunk]]:
+        """Yield what has arrived, as lists of chunks, until the body ends; then `error` says if it ended well.
+
+        A batch may be used until the next one is asked for.
+        """
+        self._source.start()
         try:
-            while True:
-                while not self._queue and not self._ended:
-                    await self._woken_reader()
-                if not self._queue:
+            while batch := self._head or await self._next():
+                self._head = []
+                if self._limit is not None and self.received > self._limit:
+                    self.close(SizeExceeded(f"the body has more than the {self._limit} bytes that the upload lacks"))
                     break
-                batch = list(self._queue)
-                self._queue.clear()
-                self._lent, self._queued = self._queued, 0
-                self._wake_pump.set()
                 if self._hasher is not None:
-                    await asyncio.to_thread(self._hash, batch)
+                    await asyncio.to_thread(self._hash, self._hasher, batch)
                 yield batch
-                self._give_back()
+                self._source.give_back()
         finally:
             await self.aclose()
         if self._hasher is not None and self.error is None and self._hasher.digest() != self._digest:
             self.error = ChecksumMismatch()
 
     async def aclose(self) -> None:
-        """Stop the pump and give the memory back."""
-        if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.wait([self._pump])
-        self._ended = True
-        self._lent += self._queued
-        self._queue.clear()
-        self._queued = 0
-        self._give_back()
+        """Stop the source and give its memory back."""
+        self._source.stop()
+        self._source.take()
+        self._source.give_back()
 
-    def _give_back(self) -> None:
-        self._budget.free(self._lent)
-        self._lent = 0
+    def _is_whole(self) -> bool:
+        return self.received == self.length or (self._source.ended and self._source.error is None)
 
-    def _hash(self, batch: list[bytes]) -> None:
-        assert self._hasher is not None
-        for chunk in batch:
-            self._hasher.update(chunk)
-
-    def _start(self) -> None:
-        if self._pump is None and not self._ended:
-            self._pump = asyncio.create_task(self._run(), name="body pump")
-
-    async def _woken_reader(self) -> None:
-        self._wake_reader.clear()
-        await self._wake_reader.wait()
-
-    async def _run(self) -> None:
-        error: TusError | None = None
-        try:
-            error = await self._read_all()
-        except Exception as cause:
-            # Whatever the connection died of, the bytes before it count.
-            error = UnexpectedEnd(f"the connection broke after {self.received} bytes ({type(cause).__name__})")
-        finally:
-            self.error = self.error or error
-            self._ended = True
-            self._wake_reader.set()
-
-    async def _read_all(self) -> TusError | None:
-        while True:
-            if self._queued >= BATCH_BYTES:
-                self._wake_pump.clear()
-                await self._wake_pump.wait()
-            if self._budget.used >= self._budget.limit:
-                await self._budget.available()
-            self._reading = True
+    async def _next(self) -> list[Chunk]:
+        """Return what has arrived, after waiting for it if need be; nothing at the end."""
+        while not (batch := self._source.take()):
+            if self._source.ended:
+                self.error = self.error or self._source.error
+                if self.error is None and self.length is not None and self.received < self.length:
+                    self.error = UnexpectedEnd(f"the body ended after {self.received} of {self.length} bytes")
+                break
             try:
                 async with asyncio.timeout(self._read_timeout):
-                    chunk = await self._source()
+                    await self._source.wait()
             except TimeoutError:
-                return ReadTimeout(f"no data arrived for {self._read_timeout:g} seconds; what arrived is kept")
-            finally:
-                self._reading = False
-            if not chunk:
-                if self.length is not None and self.received < self.length:
-                    return UnexpectedEnd(f"the body ended after {self.received} of {self.length} bytes")
-                return None
-            self.received += len(chunk)
-            if self._limit is not None and self.received > self._limit:
-                return SizeExceeded(f"the body has more than the {self._limit} bytes that are missing from the upload")
-            self._queue.append(chunk)
-            self._queued += len(chunk)
-            self._budget.add(len(chunk))
-            self._wake_reader.set()
+                if self._source.is_waiting:
+                    self.close(ReadTimeout(f"no data arrived for {self._read_timeout:g} seconds; what arrived is kept"))
+        return batch
+
+    @staticmethod
+    def _hash(hasher: Hasher, batch: list[Chunk]) -> None:
+        for chunk in batch:
+            hasher.update(chunk)

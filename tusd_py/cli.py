@@ -15,56 +15,103 @@ import msgspec
 from tusd_py import __version__, logs
 from tusd_py.cli_upload import upload
 from tusd_py.composer import Parts, compose, load_plugins, plugin_routes
-from tusd_py.config import Config, ConfigError, Field, Sources, fields, load
+from tusd_py.config import Config, ConfigError, Field, Size, Sources, fields, load
 from tusd_py.errors import TusError
 from tusd_py.hooks import specs
-from tusd_py.hooks.plugins import PluginError, hook_names, implementations
+from tusd_py.hooks.plugins import (
+    PluginError,
+    call_register,
+    hook_names,
+    implementations,
+    plugin_manager,
+    signature,
+)
 from tusd_py.models import Status, Upload
 from tusd_py.state.base import Filter
-from tusd_py.units import format_duration, format_size
+from tusd_py.units import format_duration, format_exact_size, format_size
 from tusd_py.web import serve as web_serve
 
 T = TypeVar("T")
 Command = Callable[..., Any]
 
 
-def with_settings(command: Command) -> Command:
-    """Add a flag for every setting, and pass the joined settings as the argument `sources`."""
+class SettingOption(click.Option):
+    """The flag of a setting, and the group in which the help shows it."""
+
+    def __init__(self, *args: Any, group: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.group = group
+
+
+class SettingsCommand(click.Command):
+    """A command that takes every setting; `serve` shows them in groups, the others do not bury their own options."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section for each group."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        params = self.get_params(ctx)
+        for param in params:
+            if record := param.get_help_record(ctx):
+                sections.setdefault(getattr(param, "group", "Options"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+        if any(isinstance(param, SettingOption) and param.hidden for param in params):
+            formatter.write_paragraph()
+            formatter.write_text(
+                "Takes the settings of the server too, such as --upload-dir: `tusd-py serve --help` lists them."
+            )
+
+
+def with_settings(*, shown: bool = False) -> Callable[[Command], Command]:
+    """Add a flag for every setting, in the help if `shown`, and pass the joined settings as `sources`."""
     by_name = {field.name: field for field in fields() if not field.is_table}
 
-    def invoke(config_file: str | None, **values: Any) -> Any:
-        flags = {name: values.pop(name) for name in by_name}
-        given = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in flags.items()
-            if value not in (None, ())
-        }
-        try:
-            sources = load(given, file=config_file)
-        except ConfigError as error:
-            raise click.UsageError(str(error)) from error
-        return command(sources=sources, **values)
+    def decorate(command: Command) -> Command:
+        def invoke(config_file: str | None, **values: Any) -> Any:
+            flags = {name: values.pop(name) for name in by_name}
+            given = {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in flags.items()
+                if value not in (None, ())
+            }
+            try:
+                sources = load(given, file=config_file)
+            except ConfigError as error:
+                raise click.UsageError(str(error)) from error
+            return command(sources=sources, **values)
 
-    invoke.__name__, invoke.__doc__ = command.__name__, command.__doc__
-    wrapped: Command = invoke
-    for field in reversed(by_name.values()):
-        wrapped = _flag(field)(wrapped)
-    config_file = click.option(
-        "--config", "config_file", metavar="FILE", help="TOML file with settings. [env: TUSD_PY_CONFIG]"
-    )
-    return config_file(wrapped)
+        invoke.__name__, invoke.__doc__ = command.__name__, command.__doc__
+        wrapped: Command = invoke
+        for field in reversed(by_name.values()):
+            wrapped = _flag(field, hidden=not shown)(wrapped)
+        config_file = click.option(
+            "--config", "config_file", metavar="FILE", help="TOML file with settings. [env: TUSD_PY_CONFIG]"
+        )
+        return config_file(wrapped)
+
+    return decorate
 
 
-def _flag(field: Field) -> Callable[[Command], Command]:
-    text = f"{field.help} [env: {field.variable}]"
+def _flag(field: Field, *, hidden: bool) -> Callable[[Command], Command]:
+    text = f"{field.help}{' Repeatable.' if field.is_list else ''} [env: {field.variable}]"
     if not field.secret and field.default not in (None, [], False):
         text += f" [default: {show(field.default)}]"
+    names = [field.flag, field.name]
     if field.type is bool:
-        return click.option(f"{field.flag}/--no-{field.name.replace('_', '-')}", field.name, default=None, help=text)
-    kind = click.Choice(field.choices) if field.choices else str
-    metavar = None if field.choices else ("TEXT" if field.type is str else None)
+        names[0] += f"/--no-{field.name.replace('_', '-')}"
+    kind = click.BOOL if field.type is bool else click.Choice(field.choices) if field.choices else click.STRING
+
     return click.option(
-        field.flag, field.name, default=None, help=text, type=kind, multiple=field.is_list, metavar=metavar
+        *names,
+        cls=SettingOption,
+        group=field.group,
+        default=None,
+        help=text,
+        type=kind,
+        multiple=field.is_list,
+        metavar=None if field.choices or field.type is bool else field.metavar,
+        hidden=hidden,
     )
 
 
@@ -72,6 +119,8 @@ def show(value: Any) -> str:
     """Return a setting's value as it would be written."""
     if isinstance(value, timedelta):
         return format_duration(value)
+    if isinstance(value, Size):
+        return format_exact_size(value)
     if isinstance(value, list):
         return ",".join(map(str, value)) or "none"
     if isinstance(value, bool):
@@ -89,7 +138,35 @@ def reported(action: Callable[[], T]) -> T:
         raise click.ClickException(error.message) from error
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Commands(click.Group):
+    """The commands of tusd-py, and those of installed plugins once one is asked for that is not its own."""
+
+    _complete = False
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        self._add_plugin_commands()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command."""
+        if cmd_name not in self.commands:
+            self._add_plugin_commands()
+        return super().get_command(ctx, cmd_name)
+
+    def _add_plugin_commands(self) -> None:
+        if self._complete:
+            return
+        self._complete, own = True, dict(self.commands)
+        try:
+            call_register(plugin_manager(), "register_commands", lambda _: {"cli": self})
+        except (PluginError, ConfigError) as error:
+            # A broken plugin costs commands, not the whole program.
+            click.echo(f"warning: commands of plugins are missing: {error}", err=True)
+        self.commands.update(own)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="tusd-py")
 def cli() -> None:
     """A resumable-upload server: tus 1.0 on local disk, with plugins.
@@ -101,8 +178,8 @@ def cli() -> None:
     """
 
 
-@cli.command()
-@with_settings
+@cli.command(cls=SettingsCommand)
+@with_settings(shown=True)
 def serve(sources: Sources) -> None:
     """Run the server until Ctrl-C or SIGTERM.
 
@@ -112,13 +189,21 @@ def serve(sources: Sources) -> None:
     sys.exit(reported(lambda: web_serve.run(sources.config)))
 
 
-@cli.command()
-@with_settings
+@cli.command(cls=SettingsCommand)
+@with_settings()
 def check(sources: Sources) -> None:
-    """Say what a server with these settings would use, and what is wrong with them."""
+    """Show what a server with these settings uses, and what is wrong."""
     config = sources.config
     logs.configure(msgspec.structs.replace(config, log_level="error"))
     problems: list[str] = []
+
+    def attempt(action: Callable[[], object]) -> None:
+        try:
+            action()
+        except (ConfigError, PluginError) as error:
+            problems.append(str(error))
+        except TusError as error:
+            problems.append(error.message)
 
     async def look() -> None:
         async with compose(config) as parts:
@@ -135,9 +220,9 @@ def check(sources: Sources) -> None:
             if problem := await parts.uploads.store.problem():
                 problems.append(problem)
 
-    reported(lambda: asyncio.run(look()))
-    reported(lambda: web_serve.tls_context(config))
-    reported(lambda: web_serve.listen(config).close())
+    attempt(lambda: asyncio.run(look()))
+    attempt(lambda: web_serve.tls_context(config))
+    attempt(lambda: web_serve.try_to_listen(config))
     problems += warnings(config)
     for problem in problems:
         click.echo(f"problem     {problem}", err=True)
@@ -166,22 +251,24 @@ def plugin_table(manager: Any) -> list[tuple[str, list[str]]]:
     return list(table.items())
 
 
-@cli.command()
-@with_settings
+@cli.command(cls=SettingsCommand)
+@with_settings()
 def config(sources: Sources) -> None:
-    """Show every setting, its value and where it came from."""
+    """Show every setting: value, origin, meaning, default."""
+    click.echo(f"{'SETTING':28}{'VALUE':24} {'FROM':28} MEANING")
     group = ""
     for field in fields():
         if field.group != group:
             group = field.group
-            click.echo(click.style(f"\n{group}" if group != "Network" else group, bold=True))
-        value = getattr(sources.config, field.name)
-        text = "(set)" if field.secret and value else show(value) if not field.is_table else f"{len(value)} tables"
-        click.echo(f"  {field.name:26}{text:24}{sources.origin.get(field.name, 'default'):28}{field.help}")
+            click.echo(click.style(f"\n{group}", bold=True))
+        value, origin = getattr(sources.config, field.name), sources.origin.get(field.name)
+        text = "(set)" if field.secret and value else show(list(value) if field.is_table else value)
+        default = f" (default: {show(field.default)})" if origin and not field.is_table else ""
+        click.echo(f"  {field.name:26}{text:24} {origin or 'default':28} {field.help}{default}")
 
 
-@cli.command()
-@with_settings
+@cli.command(cls=SettingsCommand)
+@with_settings()
 def plugins(sources: Sources) -> None:
     """List the plugins in the order in which they are called."""
     manager = reported(lambda: load_plugins(sources.config))
@@ -196,15 +283,15 @@ def plugins(sources: Sources) -> None:
         click.echo(f"{route.plugin:20}{'':32}{route.method} {route.path}")
 
 
-@cli.command()
-@with_settings
+@cli.command(cls=SettingsCommand)
+@with_settings()
 def hooks(sources: Sources) -> None:
     """List every hook that a plugin can implement, and who does."""
     manager = reported(lambda: load_plugins(sources.config))
     for name in hook_names():
-        first = (getattr(specs, name).__doc__ or "").strip().splitlines()[0]
         users = ", ".join(impl.plugin_name for impl in implementations(manager, name))
-        click.echo(f"{name:20}{first}" + (f"  [{users}]" if users else ""))
+        click.echo(click.style(signature(name), bold=True) + (f"  used by {users}" if users else ""))
+        click.echo(f"    {(getattr(specs, name).__doc__ or '').strip().splitlines()[0]}")
 
 
 @cli.group()
@@ -227,12 +314,12 @@ def _run_beside(sources: Sources, action: Callable[[Parts], Coroutine[Any, Any, 
     return reported(lambda: asyncio.run(run()))
 
 
-@uploads.command("list")
-@click.option("--status", type=click.Choice(list(Status)), help="Only uploads with this status.")
+@uploads.command("list", cls=SettingsCommand)
+@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only uploads with this status.")
 @click.option("--owner", help="Only uploads of this owner.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most uploads to list.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@with_settings
+@with_settings()
 def list_uploads(sources: Sources, status: str | None, owner: str | None, limit: int, as_json: bool) -> None:
     """List uploads, the newest first."""
 
@@ -262,18 +349,18 @@ def list_uploads(sources: Sources, status: str | None, owner: str | None, limit:
         click.echo(f"(the first {limit}; there are more)", err=True)
 
 
-@uploads.command("show")
+@uploads.command("show", cls=SettingsCommand)
 @click.argument("upload_id", metavar="ID")
-@with_settings
+@with_settings()
 def show_upload(sources: Sources, upload_id: str) -> None:
     """Show everything that is known of one upload, as JSON."""
     upload = _run_beside(sources, lambda parts: parts.uploads.find(upload_id))
     click.echo(msgspec.json.format(msgspec.json.encode(upload), indent=2))
 
 
-@uploads.command("delete")
+@uploads.command("delete", cls=SettingsCommand)
 @click.argument("upload_ids", metavar="ID...", nargs=-1, required=True)
-@with_settings
+@with_settings()
 def delete_uploads(sources: Sources, upload_ids: tuple[str, ...]) -> None:
     """Remove uploads and their bytes; one that is being received is stopped."""
 
@@ -291,8 +378,8 @@ def delete_uploads(sources: Sources, upload_ids: tuple[str, ...]) -> None:
     sys.exit(1 if _run_beside(sources, remove) else 0)
 
 
-@uploads.command("expire")
-@with_settings
+@uploads.command("expire", cls=SettingsCommand)
+@with_settings()
 def expire_uploads(sources: Sources) -> None:
     """Remove the uploads whose time has run out, as a running server does by itself."""
 
@@ -310,16 +397,4 @@ cli.add_command(upload)
 
 def main() -> None:
     """Run the command."""
-    _add_plugin_commands()
     cli(prog_name="tusd-py")
-
-
-def _add_plugin_commands() -> None:
-    """Let installed plugins add commands; a broken plugin costs its commands, not the whole program."""
-    try:
-        manager = load_plugins(load(file=None, environment={}).config)
-    except (PluginError, ConfigError) as error:
-        click.echo(f"warning: no commands from plugins: {error}", err=True)
-        return
-    for impl in implementations(manager, "register_commands"):
-        impl.function(cli)

@@ -16,7 +16,8 @@ from tusd_py.default_plugins.access import Access
 from tusd_py.default_plugins.limits import Limits
 from tusd_py.default_plugins.metrics import Metrics
 from tusd_py.hooks.caller import Hooks
-from tusd_py.hooks.plugins import implementations, plugin_manager
+from tusd_py.hooks.plugins import call_register, plugin_manager
+from tusd_py.hooks.specs import RegisterRoute
 from tusd_py.models import Action, Request
 from tusd_py.protocol import extensions_for
 from tusd_py.protocol.core import Protocol
@@ -71,8 +72,7 @@ def load_plugins(config: Config) -> pluggy.PluginManager:
     for name in config.plugins:
         if not manager.has_plugin(name):
             raise ConfigError(f"there are settings [plugins.{name}], but no plugin of this name is loaded")
-    for impl in implementations(manager, "register_settings"):
-        impl.function(config.plugins.get(impl.plugin_name, {}))
+    call_register(manager, "register_settings", lambda plugin: {"settings": config.plugins.get(plugin, {})})
     return manager
 
 
@@ -87,8 +87,7 @@ def make_backend(kind: str, url: str, config: Config, manager: pluggy.PluginMana
     def register(backend: str, scheme: str, target: str) -> None:
         table[backend, scheme] = target
 
-    for impl in implementations(manager, "register_stores"):
-        impl.function(register)
+    call_register(manager, "register_stores", lambda plugin: {"register": register})
     scheme = url.partition(":")[0]
     target = table.get((kind, scheme))
     if target is None or ":" not in url:
@@ -143,19 +142,16 @@ async def compose(config: Config, plugins: Mapping[str, object] | None = None) -
 def plugin_routes(manager: pluggy.PluginManager) -> list[Route]:
     """Return the pages that plugins add."""
     routes: list[Route] = []
-    for impl in implementations(manager, "register_routes"):
 
+    def register_for(plugin: str) -> RegisterRoute:
         def register(
-            method: str,
-            path: str,
-            handler: Callable[[Request], Any],
-            action: Action | None = None,
-            /,
-            plugin: str = impl.plugin_name,
+            method: str, path: str, handler: Callable[[Request], Any], action: Action | None = None, /
         ) -> None:
             routes.append(Route(method, path, handler, action, plugin))
 
-        impl.function(register)
+        return register
+
+    call_register(manager, "register_routes", lambda plugin: {"register": register_for(plugin)})
     return routes
 
 

@@ -7,6 +7,7 @@ behind `TUSD_PY_` the variable.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -114,13 +115,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         _setting(_Limit, "How often a running upload's offset is recorded and post_receive is called."),
     ] = timedelta(seconds=1)
     create_rate: Annotated[
-        int, _setting(_Limit, "Uploads that one client address may create per minute; 0 is no limit.")
+        int, _setting(_Limit, "Uploads that one client address may create per minute and process; 0 is no limit.")
     ] = 6000
     min_free_space: Annotated[
         Size,
         _setting(
             _Limit,
-            "New uploads are refused when the upload directory's disk would have less free space than this.",
+            "New uploads are refused while the disk of the uploads has less free space than this.",
         ),
     ] = Size(0)
 
@@ -190,6 +191,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ):
             if getattr(self, name) <= timedelta(0):
                 problems.append(f"{name} must be more than 0")
+        for text in self.behind_proxy:
+            try:
+                ipaddress.ip_network("::1" if text == "unix" else text, strict=False)
+            except ValueError as error:
+                problems.append(f"behind_proxy: {error}; give addresses, networks such as 10.0.0.0/8, or unix")
         if problems:
             raise ConfigError("; ".join(problems))
 
@@ -261,6 +267,12 @@ class Field(msgspec.Struct, frozen=True):
     def is_table(self) -> bool:
         """Whether only the TOML file can set it."""
         return get_origin(self.type) is dict
+
+    @property
+    def metavar(self) -> str:
+        """What kind of value the flag takes."""
+        kinds = {Size: "SIZE", timedelta: "TIME", int: "N"}
+        return next((name for kind, name in kinds.items() if kind in (self.type, *get_args(self.type))), "TEXT")
 
     @property
     def choices(self) -> tuple[str, ...]:

@@ -42,6 +42,14 @@ def format_size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
+def format_exact_size(count: int) -> str:
+    """Return bytes as `parse_size` reads them, in the largest binary unit that leaves a whole number."""
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        if count and count % parse_size(f"1{unit}") == 0:
+            return f"{count // parse_size(f'1{unit}')}{unit}"
+    return str(int(count))
+
+
 def parse_duration(value: object) -> timedelta:
     """Return a duration from seconds or from "500ms", "30s", "15m", "36h" or "7d".
 

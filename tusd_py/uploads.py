@@ -194,6 +194,9 @@ class Uploads:
         for found in await self.state.due(now(), limit):
             try:
                 if found.status.is_tombstone:
+                    # A crash may have left its manifest, from which it would come back to life.
+                    if isinstance(self.store, Terminable):
+                        await self.store.remove(found)
                     await self.state.remove(found.id)
                 else:
                     async with self._lock(found.id, _ignore, timeout=0) as fence:
@@ -214,8 +217,13 @@ class Uploads:
         async for upload_id in self.store.ids():
             if await self.state.get(upload_id) is None:
                 try:
-                    await self._rebuild(upload_id)
-                    made += 1
+                    # Under the lock, for this may be an upload that is just being created.
+                    async with self._lock(upload_id, _ignore, timeout=0):
+                        if await self.state.get(upload_id) is None:
+                            await self._rebuild(upload_id)
+                            made += 1
+                except Locked:
+                    continue
                 except TusError as error:
                     _log.warning("could not make a record from a manifest", upload=upload_id, error=error.message)
         return made
@@ -224,7 +232,7 @@ class Uploads:
         """Stop every body that is being received; what arrived is kept, and later bodies are stopped at once."""
         self._stopping = True
         for body in list(self._bodies):
-            body.close(ShuttingDown())
+            body.interrupt(ShuttingDown())
 
     @property
     def receiving(self) -> int:
@@ -326,6 +334,8 @@ class Uploads:
         upload = await self.store.load(upload_id)
         if upload is None:
             raise NotFound()
+        # The numbers of locks may begin anew where the records do.
+        upload = upload.changed(fence=0)
         if not upload.status.is_finished and self.rules.expire_after:
             upload = upload.changed(expires_at=now() + self.rules.expire_after)
         try:
@@ -479,9 +489,18 @@ class Uploads:
         return upload
 
     async def _end(self, upload: Upload, fence: int, status: Status, reason: str | None = None) -> Upload:
-        """Turn an upload into a tombstone and free its bytes."""
-        tombstone = await self.state.save(upload.ended(status, now(), self.rules.remember_ended, reason), fence)
-        await self._remove_bytes(tombstone)
+        """Turn an upload into a tombstone and free its bytes; what is left of a lost one stays for the operator."""
+        tombstone = upload.ended(status, now(), self.rules.remember_ended, reason)
+        try:
+            tombstone = await self.state.save(tombstone, fence)
+        except StorageFull:
+            if status is Status.LOST:
+                raise
+            # Only this order makes the space that the record needs.
+            await self._remove_bytes(upload)
+            tombstone = await self.state.save(tombstone, fence)
+        if status is not Status.LOST:
+            await self._remove_bytes(tombstone)
         _log.info("upload ended", upload=upload.id, status=status.value, reason=reason)
         self.hooks.post_terminate(tombstone)
         return tombstone
@@ -552,26 +571,29 @@ class Uploads:
         """Put a final upload together if all its members are complete; a crashed attempt is repeated from the start."""
         assert upload.concat is not None
         assert isinstance(self.store, Concatenable)
-        members = []
-        for member_id in upload.concat.members:
-            member = await self.find(member_id)
-            if member.status.is_tombstone:
-                await self._end(upload, fence, Status.REJECTED, f"its part {member_id} was {member.status.value}")
-                raise Gone(f"the upload's part {member_id} was {member.status.value}")
-            if not member.status.is_finished:
-                return upload
-            members.append(member)
-        length = sum(member.offset for member in members)
-        check_size(length, self.rules.max_size)
-        upload = await self.state.save(upload.changed(length=length, status=Status.ASSEMBLING), fence)
+        # If all bytes are there, the parts may be gone: tusd or another server has put them together.
+        if upload.length is None or await self._durable(upload, fence) < upload.length:
+            members = []
+            for member_id in upload.concat.members:
+                member = await self.find(member_id)
+                if member.status.is_tombstone:
+                    await self._end(upload, fence, Status.REJECTED, f"its part {member_id} was {member.status.value}")
+                    raise Gone(f"the upload's part {member_id} was {member.status.value}")
+                if not member.status.is_finished:
+                    return upload
+                members.append(member)
+            length = sum(member.offset for member in members)
+            check_size(length, self.rules.max_size)
+            upload = await self.state.save(upload.changed(length=length, status=Status.ASSEMBLING), fence)
 
-        async def progress(_: int) -> None:
-            return
+            async def progress(_: int) -> None:
+                return
 
-        await self.store.concatenate(upload, members, progress)
-        upload = upload.with_offset(length, now(), self.rules.expire_after)
+            await self.store.concatenate(upload, members, progress)
+        assert upload.length is not None
+        upload = upload.with_offset(upload.length, now(), self.rules.expire_after)
         if self.hooks.has("inspect_head"):
-            head = await self._first_bytes(upload, min(length, self.rules.head_size))
+            head = await self._first_bytes(upload, min(upload.length, self.rules.head_size))
             await self._refusable(upload, fence, self.hooks.inspect_head(upload, head))
         return await self._finish(upload, fence)
 

@@ -5,7 +5,7 @@ They are called last, so that installed plugins come before them; each can be le
 
 from __future__ import annotations
 
-from tusd_py.config import Config
+from tusd_py.config import Config, path_of
 from tusd_py.default_plugins.access import Access
 from tusd_py.default_plugins.audit import Audit
 from tusd_py.default_plugins.limits import Limits
@@ -16,9 +16,14 @@ def default_plugins(config: Config) -> list[tuple[str, object]]:
     """Return names and plugins in the order in which they are registered."""
     plugins: list[tuple[str, object]] = [
         ("access", Access(config.api_token)),
-        ("limits", Limits(config.create_rate, config.min_free_space, config.upload_dir)),
+        ("limits", Limits(config.create_rate, config.min_free_space, _directory(config))),
         ("metrics", Metrics()),
     ]
     if config.audit_log:
         plugins.append(("audit", Audit(config.audit_log)))
     return plugins
+
+
+def _directory(config: Config) -> str:
+    """Return where the disk is that uploads fill; other stores than files have their own."""
+    return str(path_of(config.store_url)) if config.store_url.startswith("file:") else config.upload_dir

@@ -1,20 +1,25 @@
 """Calls the plugins' hooks: one by one, within a time-out, and with the plugin's name in every error.
 
-Plain functions run in a thread, coroutines of plugins on an event loop per plugin in a thread of its own: whatever a
-plugin does, the server's event loop goes on. Hooks that can refuse are awaited by the request. Hooks that only observe
-get their events through one bounded queue per plugin, in order; a plugin that is slow delays itself alone, and one that
-falls too far behind loses events, which is logged and counted.
+Every plugin has threads of its own for plain functions, and one with an event loop for its coroutines: whatever a
+plugin does, the server's event loop and the other plugins go on, and the process can end. Hooks that can refuse are
+awaited by the request. Hooks that only observe get their events through one bounded queue per plugin, in order; a
+plugin that is slow delays itself alone, and one that falls too far behind loses events, which is logged and counted.
+The server's own plugins are quick and are called in place.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
+import functools
 import inspect
 import threading
 import time
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
 
+import msgspec
 import pluggy
 import structlog
 
@@ -24,6 +29,8 @@ from tusd_py.models import Action, Changes, Content, Identity, Measure, Request,
 
 QUEUE_SIZE = 10_000
 SLOW_SHARE = 0.5
+THREADS = 16
+"""So many plain functions of one plugin run at a time; further calls wait, within their time-out."""
 
 _log = structlog.get_logger("tusd_py.hooks")
 _Event = tuple[pluggy.HookImpl, str, Mapping[str, Any]]
@@ -40,6 +47,7 @@ class Hooks:
         self._timeout = timeout
         self._own = frozenset(own)
         self._loops: dict[str, _PluginLoop] = {}
+        self._threads: dict[str, _PluginThreads] = {}
         self._impls = {name: implementations(manager, name) for name in hook_names()}
         self._queues: dict[str, asyncio.Queue[_Event]] = {}
         self._workers: list[asyncio.Task[None]] = []
@@ -87,7 +95,7 @@ class Hooks:
             identity = await self._call("authenticate", impl, {"request": request})
             if identity is not None:
                 if not isinstance(identity, Identity):
-                    raise self._wrong_result("authenticate", impl, identity)
+                    raise self._wrong_type("authenticate", impl.plugin_name, identity)
                 return identity
         if any(plugin not in self._own for plugin in self.plugins_of("authenticate")):
             raise Unauthenticated(headers={"WWW-Authenticate": 'Bearer realm="uploads"'})
@@ -105,8 +113,8 @@ class Hooks:
             changes = await self._call("pre_create", impl, {"request": request, "upload": upload})
             if changes is None:
                 continue
-            if not isinstance(changes, Changes):
-                raise self._wrong_result("pre_create", impl, changes)
+            if not isinstance(changes, Changes) or not _is_valid(changes):
+                raise self._wrong_type("pre_create", impl.plugin_name, changes)
             total = Changes(
                 metadata=total.metadata if changes.metadata is None else changes.metadata,
                 id=changes.id or total.id,
@@ -129,6 +137,13 @@ class Hooks:
         """Ask every plugin whether the upload may be removed."""
         for impl in self._impls["pre_terminate"]:
             await self._call("pre_terminate", impl, {"request": request, "upload": upload})
+
+    async def page(self, plugin: str, handler: Callable[[Request], Any], request: Request) -> Response:
+        """Have a page that a plugin added answer the request."""
+        response = await self._run("page", plugin, functools.partial(handler, request))
+        if not isinstance(response, Response):
+            raise self._wrong_type("page", plugin, response)
+        return response
 
     def post_create(self, request: Request, upload: Upload) -> None:
         """Tell that an upload was created."""
@@ -189,21 +204,26 @@ class Hooks:
         if impl.plugin_name in self._own:
             result = impl.function(**values)
             return await result if inspect.iscoroutine(result) else result
-        plugin, started, outcome = impl.plugin_name, time.perf_counter(), "ok"
+        return await self._run(hook, impl.plugin_name, functools.partial(impl.function, **values))
+
+    async def _run(self, hook: str, plugin: str, function: Callable[[], Any]) -> Any:
+        """Run one function of a plugin where it disturbs nobody, within the time-out."""
+        started, outcome = time.perf_counter(), "ok"
+        limit = asyncio.timeout(self._timeout)
         try:
-            async with asyncio.timeout(self._timeout):
-                if not inspect.iscoroutinefunction(impl.function):
-                    return await asyncio.to_thread(impl.function, **values)
-                return await self._loop_of(plugin).call(impl.function(**values))
+            async with limit:
+                if not inspect.iscoroutinefunction(function):
+                    return await self._threads_of(plugin).call(function)
+                return await self._loop_of(plugin).call(function())
         except TusError as error:
             outcome = "refused"
             _log.info("plugin refused", plugin=plugin, hook=hook, code=error.code, reason=error.message)
             raise
-        except TimeoutError as error:
-            outcome = "timeout"
-            _log.error("plugin did not answer in time", plugin=plugin, hook=hook, seconds=self._timeout)
-            raise HookTimeout(f"plugin {plugin!r} did not answer in time") from error
         except Exception as error:
+            if limit.expired():
+                outcome = "timeout"
+                _log.error("plugin did not answer in time", plugin=plugin, hook=hook, seconds=self._timeout)
+                raise HookTimeout(f"plugin {plugin!r} did not answer in time") from error
             outcome = "error"
             _log.exception("plugin failed", plugin=plugin, hook=hook)
             raise HookFailed(f"plugin {plugin!r} failed in {hook}") from error
@@ -219,9 +239,61 @@ class Hooks:
             self._loops[plugin] = _PluginLoop(plugin)
         return self._loops[plugin]
 
-    def _wrong_result(self, hook: str, impl: pluggy.HookImpl, result: object) -> HookFailed:
-        _log.error("plugin returned a wrong type", plugin=impl.plugin_name, hook=hook, got=type(result).__name__)
-        return HookFailed(f"plugin {impl.plugin_name!r} returned a wrong type from {hook}")
+    def _threads_of(self, plugin: str) -> _PluginThreads:
+        if plugin not in self._threads:
+            self._threads[plugin] = _PluginThreads(plugin)
+        return self._threads[plugin]
+
+    def _wrong_type(self, hook: str, plugin: str, result: object) -> HookFailed:
+        _log.error("plugin returned a wrong type", plugin=plugin, hook=hook, got=type(result).__name__)
+        return HookFailed(f"plugin {plugin!r} returned a wrong type from {hook}")
+
+
+def _is_valid(changes: Changes) -> bool:
+    """Whether the fields have their types; msgspec does not look at what Python code puts into them."""
+    try:
+        msgspec.convert(msgspec.to_builtins(changes), Changes)
+    except (msgspec.ValidationError, TypeError):
+        return False
+    return True
+
+
+class _PluginThreads:
+    """Threads for a plugin's plain functions; one that hangs keeps neither others waiting nor the process alive."""
+
+    def __init__(self, plugin: str) -> None:
+        self._name = f"plugin {plugin}"
+        self._free = asyncio.Semaphore(THREADS)
+
+    async def call(self, function: Callable[[], Any]) -> Any:
+        """Run the function in a thread, in the caller's context."""
+        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+        ended: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+
+        def settle(result: Any, error: BaseException | None) -> None:
+            self._free.release()
+            if not ended.done():  # else nobody waits any longer
+                ended.set_result((result, error))
+
+        def run() -> None:
+            result, error = None, None
+            try:
+                result = context.run(function)
+            except BaseException as raised:
+                error = raised
+            with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
+                loop.call_soon_threadsafe(settle, result, error)
+
+        await self._free.acquire()
+        try:
+            threading.Thread(target=run, name=self._name, daemon=True).start()
+        except RuntimeError:
+            self._free.release()
+            raise
+        result, error = await ended
+        if error is not None:
+            raise _harmless(error)
+        return result
 
 
 class _PluginLoop:
@@ -234,7 +306,14 @@ class _PluginLoop:
 
     async def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Await the coroutine there, in the caller's context."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
+
+        async def guarded() -> Any:
+            try:
+                return await coroutine
+            except (SystemExit, KeyboardInterrupt) as error:
+                raise _harmless(error) from error
+
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(guarded(), self._loop))
 
     def stop(self) -> None:
         """Ask the loop to end; a blocked one ends with the process."""
@@ -243,9 +322,18 @@ class _PluginLoop:
     def _run(self) -> None:
         try:
             self._loop.run_forever()
-            tasks = asyncio.all_tasks(self._loop)
-            for task in tasks:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            self._loop.run_until_complete(_cancel_others())
         finally:
             self._loop.close()
+
+
+def _harmless(error: BaseException) -> Exception:
+    """Return what a plugin raised as an error that ends the call and not the server, as `sys.exit()` would."""
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__} in a plugin: {error}")
+
+
+async def _cancel_others() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -5,17 +5,20 @@ The default plugins are registered first and so are called last: pluggy calls wh
 
 from __future__ import annotations
 
+import difflib
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pluggy
 
+from tusd_py.config import ConfigError
 from tusd_py.hooks import specs
 
 
@@ -48,26 +51,25 @@ def plugin_manager(
     for name, plugin in defaults:
         _register(manager, plugin, name)
     if entry_points:
-        for entry in sorted(importlib.metadata.entry_points(group=specs.PROJECT), key=lambda entry: entry.name):
-            if manager.is_blocked(entry.name) or manager.has_plugin(entry.name):
-                continue
-            try:
-                plugin = entry.load()
-            except Exception as error:
-                raise PluginError(f"plugin {entry.name!r} ({entry.value}) cannot be imported: {error}") from error
-            _register(manager, plugin, entry.name)
+        for name in sorted({entry.name for entry in importlib.metadata.entry_points(group=specs.PROJECT)}):
+            if manager.has_plugin(name):
+                raise PluginError(f"plugin {name!r} is installed, but the server has one of its own with this name")
+            _checked(name, functools.partial(manager.load_setuptools_entrypoints, specs.PROJECT, name))
+            _check_kinds(manager, name)
     for text in named:
         name, plugin = load(text)
-        if not manager.is_blocked(name) and not manager.has_plugin(name):
-            _register(manager, plugin, name)
-    for name in blocked:
-        _check_block(manager, name)
+        if manager.is_registered(plugin):
+            continue  # an installed one that is named too
+        if manager.has_plugin(name):
+            raise PluginError(f"plugin {text!r}: there is already a plugin {name!r}")
+        _register(manager, plugin, name)
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginError(
-            f"plugin {manager.get_name(error.plugin)!r}: {_short(error)}; `tusd-py hooks` lists them"
-        ) from error
+        hook = str(error).split("'")[1]
+        meant = difflib.get_close_matches(hook, hook_names(), 1)
+        hint = f"; did you mean {meant[0]!r}?" if meant else "; `tusd-py hooks` lists them"
+        raise PluginError(f"plugin {manager.get_name(error.plugin)!r}: there is no hook {hook!r}{hint}") from error
     return manager
 
 
@@ -77,7 +79,7 @@ def load(text: str) -> tuple[str, object]:
         try:
             return text, importlib.import_module(text)
         except Exception as error:
-            raise PluginError(f"plugin {text!r} cannot be imported: {error}") from error
+            raise PluginError(f"plugin {text!r} cannot be imported: {_named(error)}") from error
     path = Path(text).absolute()
     name = path.stem
     spec = importlib.util.spec_from_file_location(f"tusd_py_plugin_{name}", path)
@@ -88,7 +90,7 @@ def load(text: str) -> tuple[str, object]:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise PluginError(f"plugin {text!r} cannot be imported: {type(error).__name__}: {error}") from error
+        raise PluginError(f"plugin {text!r} cannot be imported: {_named(error)}") from error
     return name, module
 
 
@@ -96,6 +98,23 @@ def implementations(manager: pluggy.PluginManager, hook: str) -> list[pluggy.Hoo
     """Return who implements a hook, in the order of the calls."""
     caller: pluggy.HookCaller = getattr(manager.hook, hook)
     return list(reversed(caller.get_hookimpls()))
+
+
+def call_register(manager: pluggy.PluginManager, hook: str, arguments: Callable[[str], Mapping[str, Any]]) -> None:
+    """Call a `register_` hook of all plugins; `arguments` returns what the plugin of this name gets.
+
+    Raises:
+        ConfigError: a plugin does not like its settings.
+        PluginError: a plugin fails.
+    """
+    for impl in implementations(manager, hook):
+        values = arguments(impl.plugin_name)
+        try:
+            impl.function(**{name: values[name] for name in impl.argnames})
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise PluginError(f"plugin {impl.plugin_name!r} failed in {hook}: {_named(error)}") from error
 
 
 def hook_names() -> list[str]:
@@ -107,21 +126,46 @@ def _is_spec(value: Any) -> bool:
     return inspect.isfunction(value) and hasattr(value, f"{specs.PROJECT}_spec")
 
 
+def signature(hook: str) -> str:
+    """Return a hook's name with its arguments."""
+    return f"{hook}({', '.join(inspect.signature(getattr(specs, hook)).parameters)})"
+
+
 def _register(manager: pluggy.PluginManager, plugin: object, name: str) -> None:
+    _checked(name, functools.partial(manager.register, plugin, name))
+    _check_kinds(manager, name)
+
+
+def _checked(name: str, register: Callable[[], object]) -> None:
+    """Register a plugin, and say which it was if that fails."""
     try:
-        manager.register(plugin, name)
+        register()
     except pluggy.PluginValidationError as error:
-        raise PluginError(f"plugin {name!r}: {_short(error)}; `tusd-py hooks` shows the hooks") from error
-    for caller in manager.get_hookcallers(plugin) or ():
+        lines = str(error).strip().splitlines()
+        hook = next((hook for hook in hook_names() if f"hook '{hook}'" in lines[0]), None)
+        expected = f"; the hook is {signature(hook)}" if hook else ""
+        raise PluginError(f"plugin {name!r}: {lines[-1]}{expected}") from error
+    except Exception as error:
+        raise PluginError(f"plugin {name!r} cannot be imported: {_named(error)}") from error
+
+
+def _check_kinds(manager: pluggy.PluginManager, name: str) -> None:
+    """Refuse functions that would be taken and never work."""
+    plugin = manager.get_plugin(name)
+    if plugin is None:
+        return  # it is blocked
+    callers = manager.get_hookcallers(plugin)
+    if not callers:
+        raise PluginError(f"plugin {name!r} implements no hook; mark its functions with @hookimpl")
+    for caller in callers:
         for impl in caller.get_hookimpls():
-            if impl.plugin is plugin and (impl.hookwrapper or impl.wrapper):
+            if impl.plugin is not plugin:
+                continue
+            if impl.hookwrapper or impl.wrapper:
                 raise PluginError(f"plugin {name!r}: {caller.name} is a wrapper, which async hooks cannot have")
+            if caller.name.startswith("register_") and inspect.iscoroutinefunction(impl.function):
+                raise PluginError(f"plugin {name!r}: {caller.name} must be a plain function, not async")
 
 
-def _short(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1] if "\n" in str(error).strip() else str(error)
-
-
-def _check_block(manager: pluggy.PluginManager, name: str) -> None:
-    if manager.has_plugin(name):
-        raise PluginError(f"plugin {name!r} could not be blocked")
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -2,7 +2,8 @@
 
 The first word of a hook's name is its contract: `register_` adds at start-up; `authenticate` and `authorize` say who
 may do what; `pre_` and `inspect_` may refuse with `raise Reject(...)`; `post_` only observes. `check`, `describe` and
-`deliver` are stages that run after an upload is complete.
+`deliver` are stages for what takes longer than a request; they are declared so that plugins can be written for them,
+and this version does not run them yet.
 
 Implement a hook as `async def` if it awaits, or as a plain `def` if it computes or blocks: plain functions run in a
 thread, except those of `register_`. Take only the arguments that you need.
@@ -36,9 +37,10 @@ class RegisterRoute(Protocol):
 
 @hookspec
 def register_settings(settings: Mapping[str, Any]) -> None:
-    """Receive this plugin's own table of settings, `[plugins.NAME]` of the TOML file, before any other hook.
+    """Receive this plugin's own table of settings, `[plugins.NAME]` of the TOML file.
 
-    Raise `ConfigError` for a setting that cannot be: the server then does not start and says why.
+    Runs before every other hook but `register_commands`. Raise `ConfigError` for a setting that cannot be: the server
+    then does not start and says why.
     """
 
 
@@ -61,7 +63,7 @@ def register_routes(register: RegisterRoute) -> None:
 
 @hookspec
 def register_commands(cli: click.Group) -> None:
-    """Add commands to `tusd-py` with `@cli.command()`."""
+    """Add commands to `tusd-py` with `@cli.command()`; for installed plugins alone, and before settings are read."""
 
 
 @hookspec
@@ -119,7 +121,7 @@ async def post_create(request: Request, upload: Upload) -> None:
 
 @hookspec
 async def post_receive(upload: Upload) -> None:
-    """See that bytes arrived; at most once per `progress_interval` and upload."""
+    """See that bytes arrived: at the end of each request that brought some, and every `progress_interval` within it."""
 
 
 @hookspec
@@ -134,7 +136,7 @@ async def post_terminate(upload: Upload) -> None:
 
 @hookspec
 async def post_verdict(upload: Upload, verdict: Verdict) -> None:
-    """See what the checks of an upload found."""
+    """See what the checks of an upload found; not called yet, as no checks run."""
 
 
 @hookspec

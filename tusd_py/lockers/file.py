@@ -82,7 +82,9 @@ class FileLocker:
                 if remaining <= 0:
                     raise Locked()
                 # Asked again at every turn: there may be another holder by now, or one that could not hear yet.
-                self._send(taken, f"ask {upload_id} {'now' if urgent else 'if-stalled'} {self._address}")
+                self._send(
+                    taken or self._address, f"ask {upload_id} {'now' if urgent else 'if-stalled'} {self._address}"
+                )
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(poll, remaining)):
                         await event.wait()
@@ -130,7 +132,9 @@ class FileLocker:
                     os.close(fd)
                     continue
                 os.ftruncate(fd, 0)
-                os.pwrite(fd, self._address.encode(), 0)
+                with contextlib.suppress(OSError):
+                    # On a full disk there is no room for it: then only this process can ask, and others poll.
+                    os.pwrite(fd, self._address.encode(), 0)
                 return fd, self._next_fence()
             except BlockingIOError:
                 holder = os.pread(fd, 4096, 0).decode(errors="replace")
@@ -200,8 +204,11 @@ class FileLocker:
         self._held.pop(lock.upload_id, None)
 
         def free() -> None:
-            (self._root / f"{lock.upload_id}.lock").unlink(missing_ok=True)
-            os.close(lock.fd)
+            try:
+                with contextlib.suppress(OSError):  # a file that cannot be removed is as good for the next one
+                    (self._root / f"{lock.upload_id}.lock").unlink()
+            finally:
+                os.close(lock.fd)
 
         task = asyncio.ensure_future(asyncio.to_thread(free))
         try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import crc32c
 
-from tusd_py.body import Body, Hasher
+from tusd_py.body import Body, Chunk, Hasher
 from tusd_py.headers import parse_upload_checksum
 from tusd_py.models import Request
 from tusd_py.protocol.base import Extension
@@ -17,12 +17,12 @@ from tusd_py.protocol.base import Extension
 class Crc32:
     """CRC-32 of zlib as an object like those of `hashlib`; its digest is big-endian."""
 
-    def __init__(self, function: Callable[[bytes, int], int] = zlib.crc32) -> None:
+    def __init__(self, function: Callable[[Chunk, int], int] = zlib.crc32) -> None:
         """Compute with `function(data, value)`."""
         self._function = function
         self._value = 0
 
-    def update(self, data: bytes, /) -> None:
+    def update(self, data: Chunk, /) -> None:
         """Add bytes."""
         self._value = self._function(data, self._value)
 

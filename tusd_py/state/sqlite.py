@@ -176,8 +176,14 @@ def _decode(row: Sequence[Any]) -> Upload:
 
 
 def _translated(error: sqlite3.Error) -> TusError:
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the details of extended codes
+    if code == sqlite3.SQLITE_FULL:
         return StorageFull()
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return StoreUnavailable(
+            "the file of records is damaged; an operator has to move it away and restart the server, "
+            "which makes the records again from the uploads' manifests"
+        )
     return StoreUnavailable(
         f"the records cannot be used now ({getattr(error, 'sqlite_errorname', 'SQLite error')}); try again"
     )

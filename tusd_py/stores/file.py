@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Literal, ParamSpec, TypeVar
 
-from tusd_py.body import Body
+from tusd_py.body import Body, Chunk
 from tusd_py.config import Config, path_of
 from tusd_py.errors import AlreadyExists, Forbidden, Gone, StoreUnavailable, TusError, from_os_error
 from tusd_py.models import UPLOAD_ID, Upload, now
@@ -35,6 +35,7 @@ from tusd_py.stores.base import Progress
 Fsync = Literal["never", "finish", "chunk"]
 COPY_BYTES = 256 * 1024 * 1024
 READ_BYTES = 1024 * 1024
+MAX_NAME_BYTES = 255
 MAX_VECTORS = min(os.sysconf("SC_IOV_MAX"), 1024)
 _MARKER = ".tusd-py"
 
@@ -82,10 +83,10 @@ class FileStore:
 
         def make() -> None:
             self._check_mounted()
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o664))
-            except FileExistsError:
+            except (FileExistsError, NotADirectoryError):
                 raise AlreadyExists("another upload has this id or path") from None
             try:
                 self._write_manifest(upload)
@@ -138,17 +139,11 @@ class FileStore:
 
     async def finish(self, upload: Upload) -> None:
         """Force the bytes to the disk, unless that is turned off."""
-
-        def sync() -> None:
-            if self._fsync != "never":
-                for path, flags in ((self._path(upload), os.O_RDWR), (self.root, os.O_RDONLY)):
-                    fd = os.open(path, flags)
-                    try:
-                        os.fsync(fd)
-                    finally:
-                        os.close(fd)
-
-        await self._run(sync)
+        if self._fsync != "never":
+            path = self._path(upload)
+            await self._run(_sync, path)
+            if path.parent != self.root:  # the manifest, which is written next, syncs that one
+                await self._run(_sync, path.parent)
 
     async def save(self, upload: Upload) -> None:
         """Replace the manifest."""
@@ -253,10 +248,12 @@ class FileStore:
         path = self.root / upload.storage.get("path", upload.id)
         # A path comes from a plugin or from a manifest; neither may lead out of the directory or to our own files.
         parts = path.relative_to(self.root).parts if path.is_relative_to(self.root) else ("..",)
-        if not parts or ".." in parts or any(part.startswith(".") for part in parts):
+        if not parts or any(part.startswith(".") or "\0" in part for part in parts):
             raise Forbidden(f"the storage path of upload {upload.id} leads out of the upload directory")
         if len(parts) == 1 and parts[0] != upload.id and (UPLOAD_ID.fullmatch(parts[0]) or path.suffix in _RESERVED):
             raise Forbidden(f"the storage path {parts[0]!r} is kept for the server's own files; use a folder")
+        if any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts):
+            raise Forbidden(f"the storage path of upload {upload.id} has a name of more than {MAX_NAME_BYTES} bytes")
         return path
 
     def _unverified(self, upload_id: str) -> Path:
@@ -291,7 +288,9 @@ class FileStore:
 
     def _write_manifest(self, upload: Upload) -> None:
         path = self.root / f"{upload.id}.info"
-        _replace(path, manifest.encode(upload, self._path(upload), path))
+        # A manifest is as safe as the bytes that it stands for.
+        sync = self._fsync == "chunk" or (self._fsync == "finish" and upload.status.is_finished)
+        _replace(path, manifest.encode(upload, self._path(upload), path), sync=sync)
 
 
 _RESERVED = frozenset({".info", ".unverified", ".tmp", ".db", ".db-wal", ".db-shm"})
@@ -326,20 +325,33 @@ class FileContent:
         return self._path.open("rb")
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write a small file as a whole or not at all."""
+def _replace(path: Path, data: bytes, *, sync: bool = False) -> None:
+    """Write a small file as a whole or not at all, and force it to the disk if asked."""
     temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
     try:
         temporary.write_bytes(data)
+        if sync:
+            _sync(temporary)
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+    if sync:
+        _sync(path.parent)
 
 
-def _write_all(fd: int, chunks: list[bytes], offset: int) -> int:
+def _sync(path: Path) -> None:
+    """Force a file, or the names in a directory, to the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, chunks: Sequence[Chunk], offset: int) -> int:
     """Write all chunks at the offset, and return the one behind them; many small chunks are joined first."""
-    views: list[bytes | memoryview] = [b"".join(chunks)] if len(chunks) > MAX_VECTORS else list(chunks)
+    views: list[Chunk] = [b"".join(chunks)] if len(chunks) > MAX_VECTORS else list(chunks)
     while views:
         written = os.pwritev(fd, views, offset)
         offset += written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -78,8 +79,8 @@ def _concat_of(value: Manifest) -> Concat | None:
 
 def _storage_of(value: Manifest) -> dict[str, str]:
     # tusd writes paths relative to the directory it was started in; the file lies beside the manifest unless a hook
-    # chose another place, which then is below the manifest's directory.
+    # chose another place. Only tusd 2 says where the manifest was, and lets hooks choose.
     storage = value.storage or {}
-    path, info_path = Path(storage.get("Path", value.id)), Path(storage.get("InfoPath", f"{value.id}.info"))
-    inside = path.is_relative_to(info_path.parent)
-    return {"type": "file", "path": path.relative_to(info_path.parent).as_posix() if inside else path.name}
+    if "Path" not in storage or "InfoPath" not in storage:
+        return {"type": "file", "path": value.id}
+    return {"type": "file", "path": os.path.relpath(storage["Path"], Path(storage["InfoPath"]).parent)}

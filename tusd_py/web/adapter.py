@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import msgspec
 from aiohttp import hdrs, web
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from tusd_py.body import Body, Budget, Source
+from tusd_py.body import Body, Memory, Pump, Source
 from tusd_py.config import Config
 from tusd_py.errors import TusError
 from tusd_py.headers import VERSION, has_body, parse_content_length
 from tusd_py.models import Request, Response
+from tusd_py.web.front import BODY_LENGTH, Receiver, front_of
 from tusd_py.web.proxy import Proxies
 
+LINGER_SECONDS = 2.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 # What observers may see of a request's headers: nothing that could be a credential.
 _HARMLESS = (
@@ -38,7 +42,7 @@ class Adapter:
         """Follow the settings on proxies, URLs and time-outs."""
         self._config = config
         self._proxies = Proxies(config.behind_proxy)
-        self._budget = Budget(config.buffer_memory)
+        self.memory = Memory(config.buffer_memory)
 
     def request(self, request: web.Request) -> Request:
         """Return the request without its body."""
@@ -51,7 +55,7 @@ class Adapter:
         return Request(
             method=request.method,
             path=request.raw_path.partition("?")[0],
-            headers=request.headers,
+            headers=_with_content_length(request.headers),
             upload_id=request.match_info.get("upload_id") or None,
             base_url=base_url.rstrip("/") + "/",
             remote=seen.remote,
@@ -61,13 +65,32 @@ class Adapter:
 
     def body(self, request: web.Request) -> Body:
         """Return the request's body; nothing is read, and no 100 Continue is sent, before its first byte is wanted."""
-        length = parse_content_length(request.headers) if has_body(request.headers) else 0
-        return Body(
-            _source(request),
-            length=length,
-            read_timeout=self._config.read_timeout.total_seconds(),
-            budget=self._budget,
-        )
+        own: Request = request["request"]
+        length = parse_content_length(own.headers) if has_body(own.headers) else 0
+        return Body(self._source(request), length=length, read_timeout=self._config.read_timeout.total_seconds())
+
+    def _source(self, request: web.Request) -> Source:
+        receiver = claimed(request)
+        if receiver is None:
+            return Pump(_reader(request), self.memory)
+        if hdrs.EXPECT in request.headers:
+            receiver.on_start = lambda: _continue(request)
+        return receiver
+
+    async def finish(self, request: web.Request, answer: web.StreamResponse) -> None:
+        """Send the answer; if the client still sends a body that nobody reads, drop it or close the connection."""
+        receiver = claimed(request)
+        if receiver is None or not receiver.missing:
+            return
+        if hdrs.EXPECT in request.headers:
+            # Whether the client sends its body after this answer cannot be known (RFC 9110 section 10.1.1).
+            answer.force_close()
+        with contextlib.suppress(ConnectionError):
+            await answer.prepare(request)
+            await answer.write_eof()
+        # Closing at once would reset the connection and could take the answer away from the client.
+        if not await receiver.drop_rest(LINGER_SECONDS) and request.transport is not None:
+            request.transport.close()
 
     async def send(self, request: web.Request, response: Response) -> web.StreamResponse:
         """Return the answer, with its content already sent if it has any."""
@@ -131,16 +154,43 @@ async def answer_expectation(request: web.Request) -> None:
         raise web.HTTPExpectationFailed(text="ERR_INVALID_REQUEST: Expect can only be 100-continue\n")
 
 
-def _source(request: web.Request) -> Source:
-    waiting = hdrs.EXPECT in request.headers
+def claimed(request: web.Request) -> Receiver | None:
+    """Return what receives the request's body, if it is not aiohttp."""
+    if "receiver" not in request:
+        front = front_of(request)
+        request["receiver"] = front.claim() if front and BODY_LENGTH in request.headers else None
+    receiver: Receiver | None = request["receiver"]
+    return receiver
 
-    async def source() -> bytes:
-        nonlocal waiting
-        if waiting:
-            waiting = False
-            if request.transport is None:
-                raise ConnectionResetError
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return await request.content.readany()
 
-    return source
+def _with_content_length(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
+    """Return the headers as the client sent them."""
+    if BODY_LENGTH not in headers:
+        return headers
+    restored = CIMultiDict(headers)
+    restored[hdrs.CONTENT_LENGTH] = restored.pop(BODY_LENGTH)
+    return CIMultiDictProxy(restored)
+
+
+def _continue(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def _reader(request: web.Request) -> Callable[[], Awaitable[bytes]]:
+    is_waiting = hdrs.EXPECT in request.headers
+
+    async def read() -> bytes:
+        nonlocal is_waiting
+        if is_waiting:
+            is_waiting = False
+            _continue(request)
+        try:
+            return await request.content.readany()
+        except Exception:
+            # When a connection breaks, aiohttp hides what arrived before and was not read yet; it counts all the same.
+            if (rest := request.content._read_nowait(-1)) or request.content.is_eof():
+                return rest
+            raise
+
+    return read

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -35,7 +34,7 @@ class Server:
         self.parts = parts
         self.stopping = asyncio.Event()
         self.adapter = Adapter(parts.config)
-        self.app = web.Application(middlewares=[self._around])
+        self.app = web.Application(middlewares=[self._finish, self._around])
         self._add_routes()
         if parts.config.cors:
             cors.install(self.app, parts.config)
@@ -64,17 +63,20 @@ class Server:
             request: Request = http_request["request"]
             if route.action is not None:
                 await hooks.authorize(request, route.action, None)
-            if inspect.iscoroutinefunction(route.handler):
-                response: Response = await route.handler(request)
-            else:
-                response = await asyncio.to_thread(route.handler, request)
-            return await self._send(http_request, response)
+            return await self._send(http_request, await hooks.page(route.plugin, route.handler, request))
 
         return page
 
     async def _send(self, request: web.Request, response: Response) -> web.StreamResponse:
         request["response"] = response
         return await self.adapter.send(request, response)
+
+    @web.middleware
+    async def _finish(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """See to it that the connection is in order after the answer."""
+        answer = await handler(request)
+        await self.adapter.finish(request, answer)
+        return answer
 
     @web.middleware
     async def _around(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -125,5 +125,5 @@ def install(app: web.Application, config: Config) -> None:
         if hdrs.VARY not in response.headers:
             response.headers[hdrs.VARY] = hdrs.ORIGIN
 
-    app.middlewares.insert(0, answer_preflight)
+    app.middlewares.insert(1, answer_preflight)
     app.on_response_prepare.append(vary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import resource
 import signal
 import socket
@@ -13,15 +14,17 @@ from pathlib import Path
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from tusd_py.composer import compose
 from tusd_py.config import Config, ConfigError
+from tusd_py.web.adapter import LINGER_SECONDS
 from tusd_py.web.app import Server, housekeeping
+from tusd_py.web.front import Front
 
 BACKLOG = 1024
 MAX_HEADER_BYTES = 64 * 1024
 OPEN_FILES = 65536
-LINGER_SECONDS = 5.0
 
 _log = structlog.get_logger("tusd_py.serve")
 
@@ -54,6 +57,8 @@ def _unix_socket(path: Path) -> socket.socket:
     except FileNotFoundError:
         pass
     except ConnectionRefusedError:
+        if not path.is_socket():
+            raise ConfigError(f"{path} exists and is no socket") from None
         path.unlink()  # left behind by a server that died
     else:
         raise ConfigError(f"another server listens on {path}")
@@ -64,12 +69,23 @@ def _unix_socket(path: Path) -> socket.socket:
     return server
 
 
+def try_to_listen(config: Config) -> None:
+    """See whether the address can be used, and leave it free.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    listen(config).close()
+    if config.unix_socket:
+        Path(config.unix_socket).unlink(missing_ok=True)
+
+
 def endpoint(config: Config, server: socket.socket) -> str:
     """Return the URL under which uploads are created."""
     if config.public_url:
         return config.public_url.rstrip("/") + "/"
     if config.unix_socket:
-        return f"unix:{config.unix_socket} (path {config.collection_path})"
+        return f"http://unix:{config.unix_socket}:{config.collection_path}"
     host = f"[{config.host}]" if ":" in config.host else config.host
     scheme = "https" if config.tls_cert else "http"
     return f"{scheme}://{host}:{server.getsockname()[1]}{config.collection_path}"
@@ -94,6 +110,20 @@ def tls_context(config: Config) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"cannot use tls_cert {config.tls_cert} with tls_key {config.tls_key}: {error}") from error
     return context
+
+
+class OneLineForBadRequests(logging.Filter):
+    """Keeps aiohttp from logging a traceback whenever a stranger sends something that is not HTTP."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Shorten the record of a request that could not be parsed."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            record.exc_info = record.exc_text = None
+            record.levelno, record.levelname = logging.INFO, "INFO"
+            record.msg, record.args = "not HTTP: %s", (str(error.message).partition("\n")[0],)
+            return logging.getLogger().isEnabledFor(logging.INFO)
+        return True
 
 
 def allow_open_files() -> None:
@@ -142,6 +172,7 @@ async def serve(
         with contextlib.suppress(NotImplementedError, ValueError):
             loop.add_signal_handler(number, stop.set)
     context = tls_context(config)
+    logging.getLogger("aiohttp.server").addFilter(OneLineForBadRequests())
     async with contextlib.AsyncExitStack() as stack:
         parts = await stack.enter_async_context(compose(config))
         server = Server(parts)
@@ -153,17 +184,17 @@ async def serve(
             max_field_size=MAX_HEADER_BYTES,
             lingering_time=LINGER_SECONDS,
             auto_decompress=False,
-            read_bufsize=256 * 1024,
+            read_bufsize=64 * 1024,
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         if is_first:
             await stack.enter_async_context(housekeeping(parts))
-        http = runner.server
+        http, memory = runner.server, server.adapter.memory
         assert http is not None
 
         def accept() -> asyncio.BaseProtocol:
-            return http() if len(http.connections) < config.max_connections else TooMany()
+            return Front(http(), memory) if len(http.connections) < config.max_connections else TooMany()
 
         listener = await loop.create_server(accept, sock=server_socket, ssl=context, backlog=BACKLOG)
         ready()

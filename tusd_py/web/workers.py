@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ from multiprocessing.context import SpawnProcess
 import structlog
 
 from tusd_py import logs
-from tusd_py.config import Config
+from tusd_py.config import Config, ConfigError
+from tusd_py.errors import TusError
+from tusd_py.hooks.plugins import PluginError
 from tusd_py.web.serve import allow_open_files, announce, serve
 
 FIRST_PAUSE_SECONDS = 0.1
@@ -38,7 +41,7 @@ class Worker:
         self.number = number
         self.started = time.monotonic()
         self.is_ready = False
-        self.pipe, theirs = _context.Pipe(duplex=False)
+        self.pipe, theirs = _context.Pipe()
         self.process: SpawnProcess = _context.Process(
             target=_work, args=(config, server_socket, number, theirs), name=f"tusd-py worker {number}"
         )
@@ -52,23 +55,27 @@ def _work(config: Config, server_socket: socket.socket, number: int, pipe: Conne
     allow_open_files()
     # Ctrl-C reaches the whole group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
 
     async def main() -> None:
         stop = asyncio.Event()
-        watch = asyncio.create_task(_stop_without_parent(parent, stop))
-        try:
-            await serve(config, server_socket, is_first=number == 0, ready=lambda: pipe.send(True), stop=stop)
-        finally:
-            watch.cancel()
 
-    asyncio.run(main())
+        def orphaned() -> None:
+            # The parent sends nothing: what can be read is the end of the pipe, and of the parent.
+            asyncio.get_running_loop().remove_reader(pipe.fileno())
+            stop.set()
 
+        def ready() -> None:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.send(True)
 
-async def _stop_without_parent(parent: int, stop: asyncio.Event) -> None:
-    while os.getppid() == parent:  # noqa: ASYNC110 - there is no event to wait for
-        await asyncio.sleep(1)  # nothing portable tells of a parent's death
-    stop.set()
+        asyncio.get_running_loop().add_reader(pipe.fileno(), orphaned)
+        await serve(config, server_socket, is_first=number == 0, ready=ready, stop=stop)
+
+    try:
+        asyncio.run(main())
+    except (ConfigError, PluginError, TusError) as error:
+        _log.error("worker cannot serve", problem=str(error))
+        sys.exit(1)
 
 
 def supervise(config: Config, server_socket: socket.socket) -> int:
