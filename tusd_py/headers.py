@@ -92,8 +92,17 @@ def parse_content_length(headers: Headers) -> int | None:
 
 
 def has_body(headers: Headers) -> bool:
-    """Whether the request announces a body of at least one byte or of unknown size."""
-    return "Transfer-Encoding" in headers or bool(parse_content_length(headers))
+    """Whether the request announces a body of at least one byte or of unknown size.
+
+    "A server that receives a request message with a transfer coding it does not understand SHOULD respond with 501"
+    (RFC 9112 section 6.1); here it is 400, because clients repeat a request that got a 5xx.
+    """
+    coding = single(headers, "Transfer-Encoding")
+    if coding is None:
+        return bool(parse_content_length(headers))
+    if coding.lower() != "chunked":
+        raise InvalidRequest(f"Transfer-Encoding can only be chunked, not {coding[:40]!r}")
+    return True
 
 
 def check_content_type(headers: Headers) -> None:

@@ -410,21 +410,28 @@ class Uploads:
         self.hooks.measure("receiving", 1)
         if self._stopping:
             body.close(ShuttingDown())
-        last = asyncio.get_running_loop().time()
+        durable = upload.offset
 
         async def progress(offset: int) -> None:
-            nonlocal upload, last
-            if (time := asyncio.get_running_loop().time()) - last < self.rules.progress_interval or body.has_checksum:
-                return
-            last = time
-            upload = upload.with_offset(offset, now(), self.rules.expire_after)
-            try:
-                upload = await self.state.save(upload, fence)
-            except TusError as error:
-                body.close(error)
-                return
-            self.hooks.post_receive(upload)
+            nonlocal durable
+            durable = offset
 
+        async def record() -> None:
+            nonlocal upload
+            while True:
+                await asyncio.sleep(self.rules.progress_interval)
+                if durable > upload.offset:
+                    try:
+                        upload = await self.state.save(
+                            upload.with_offset(durable, now(), self.rules.expire_after), fence
+                        )
+                    except TusError as error:
+                        body.close(error)
+                        return
+                    self.hooks.post_receive(upload)
+
+        # Bytes under a checksum may still be discarded, so they are nobody's business yet.
+        recorder = None if body.has_checksum else asyncio.create_task(record(), name="progress of an upload")
         try:
             if self._wants_head(upload):
                 await self._inspect(upload, body, fence)
@@ -438,6 +445,9 @@ class Uploads:
             if not self._bodies:
                 self._idle.set()
             self.hooks.measure("receiving", -1)
+            if recorder is not None:
+                recorder.cancel()
+                await asyncio.wait([recorder])
             await body.aclose()
         if offset != upload.offset or not body.error:
             upload = await self.state.save(upload.with_offset(offset, now(), self.rules.expire_after), fence)
@@ -591,9 +601,10 @@ class Uploads:
 
             await self.store.concatenate(upload, members, progress)
         assert upload.length is not None
-        upload = upload.with_offset(upload.length, now(), self.rules.expire_after)
+        length = upload.length
+        upload = upload.with_offset(length, now(), self.rules.expire_after)
         if self.hooks.has("inspect_head"):
-            head = await self._first_bytes(upload, min(upload.length, self.rules.head_size))
+            head = await self._first_bytes(upload, min(length, self.rules.head_size))
             await self._refusable(upload, fence, self.hooks.inspect_head(upload, head))
         return await self._finish(upload, fence)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tusd_py.body import Body
-from tusd_py.errors import InvalidLength
+from tusd_py.errors import InvalidLength, InvalidMetadata
 from tusd_py.headers import check_content_type, has_body, parse_upload_length, parse_upload_metadata, single
 from tusd_py.models import Request, Response, Upload
 from tusd_py.protocol.base import Core, Extension, Routes
@@ -43,7 +43,7 @@ class Creation(Extension):
 
     def draft(self, request: Request, upload: Upload) -> Upload:
         """Take length and metadata."""
-        header = single(request.headers, "Upload-Metadata")
+        header = single(request.headers, "Upload-Metadata", InvalidMetadata)
         metadata = parse_upload_metadata(header, self._max_metadata_size)
         return upload.changed(
             length=parse_upload_length(request.headers),

@@ -148,13 +148,17 @@ class RawClient:
                 lines += [f"{name}: {one}" for one in (value if isinstance(value, list) else [value])]
         return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape") + body
 
-    async def request(self, method: str, url: str = "", headers: Headers | None = None, body: bytes = b"") -> Answer:
-        """Send a request made by `message`, and return the final answer."""
+    async def exchange(self, data: bytes, method: str = "GET") -> Answer:
+        """Send these bytes on a connection of their own, and return the final answer."""
         async with self.connect() as connection:
-            await connection.send(self.message(method, url, headers, body))
+            await connection.send(data)
             while (answer := await connection.answer(method)).status < 200:
                 pass
             return answer
+
+    async def request(self, method: str, url: str = "", headers: Headers | None = None, body: bytes = b"") -> Answer:
+        """Send a request made by `message`, and return the final answer."""
+        return await self.exchange(self.message(method, url, headers, body), method)
 
     async def post(self, headers: Headers | None = None, body: bytes = b"") -> Answer:
         """Ask for a new upload; a body is declared as one."""
@@ -167,10 +171,14 @@ class RawClient:
         assert answer.status == 201, answer
         return answer.headers["Location"]
 
-    async def patch(self, url: str, offset: int | str, body: bytes = b"", headers: Headers | None = None) -> Answer:
-        """Append bytes."""
+    def patch_message(self, url: str, offset: int, body: bytes = b"", headers: Headers | None = None) -> bytes:
+        """Return a PATCH as bytes."""
         own: Headers = {"Upload-Offset": offset, "Content-Type": OFFSET_STREAM, "Content-Length": len(body)}
-        return await self.request("PATCH", url, {**own, **(headers or {})}, body)
+        return self.message("PATCH", url, {**own, **(headers or {})}, body)
+
+    async def patch(self, url: str, offset: int, body: bytes = b"", headers: Headers | None = None) -> Answer:
+        """Append bytes."""
+        return await self.exchange(self.patch_message(url, offset, body, headers))
 
     async def head(self, url: str, headers: Headers | None = None) -> Answer:
         """Ask for the offset."""

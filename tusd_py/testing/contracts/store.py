@@ -1,0 +1,303 @@
+"""The contract of stores."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from tusd_py.body import Body
+from tusd_py.errors import AlreadyExists, Gone, ReadTimeout, SizeExceeded, UnexpectedEnd
+from tusd_py.models import Concat, Status, Upload
+from tusd_py.stores.base import Concatenable, Readable, Store, Terminable
+from tusd_py.testing.contracts.parts import Tap, new_upload, second, wait_until
+
+
+async def _no_progress(offset: int) -> None:
+    """Ignore how far it is."""
+
+
+class StoreContract:
+    """What every store does; a store that lacks a capability fails the tests of that capability."""
+
+    @pytest.fixture
+    def make_store(self) -> Callable[[], Store]:
+        """Return a function that makes a store, not open yet; all that it makes have the same bytes."""
+        raise NotImplementedError("give the tests a fixture make_store")
+
+    @pytest.fixture
+    async def store(self, make_store: Callable[[], Store]) -> AsyncIterator[Store]:
+        """Return an open store."""
+        store = make_store()
+        await store.open()
+        yield store
+        await store.aclose()
+
+    async def _stored(self, store: Store, *pieces: bytes, **changes: Any) -> Upload:
+        """Create an upload that consists of these bytes."""
+        size = len(b"".join(pieces))
+        upload = await store.create(new_upload(**{"length": size, **changes}))
+        return upload.changed(offset=await store.append(upload, Body.of(pieces), _no_progress))
+
+    async def _bytes(self, store: Store, upload: Upload) -> bytes:
+        assert isinstance(store, Readable)
+        content = store.content(upload)
+        return b"".join([chunk async for chunk in content.chunks(0, content.size)])
+
+    async def test_new_upload_is_empty(self, store: Store) -> None:
+        """A new upload has no bytes."""
+        upload = await store.create(new_upload())
+        assert await store.durable(upload) == 0
+
+    async def test_ids_are_unique(self, store: Store) -> None:
+        """An id that is taken is refused, and the first upload keeps its bytes."""
+        upload = await self._stored(store, b"first")
+        with pytest.raises(AlreadyExists):
+            await store.create(new_upload(id=upload.id))
+        assert await self._bytes(store, upload) == b"first"
+
+    async def test_appends_are_joined(self, store: Store) -> None:
+        """Bytes of several requests follow each other."""
+        upload = await store.create(new_upload(length=11))
+        for piece in (b"hello", b"", b" ", b"world"):
+            upload = upload.changed(offset=await store.append(upload, Body.of([piece]), _no_progress))
+        assert upload.offset == await store.durable(upload) == 11
+        assert await self._bytes(store, upload) == b"hello world"
+
+    async def test_many_small_pieces(self, store: Store) -> None:
+        """A body in thousands of tiny pieces arrives in order."""
+        pieces = [b"%d," % number for number in range(5000)]
+        upload = await self._stored(store, *pieces)
+        assert await self._bytes(store, upload) == b"".join(pieces)
+
+    async def test_uploads_do_not_mix(self, store: Store) -> None:
+        """Bodies that arrive at the same time go each to its own upload."""
+        taps = [Tap() for _ in range(8)]
+        uploads = [await store.create(new_upload(length=300)) for _ in taps]
+        appends = [
+            asyncio.create_task(store.append(upload, tap.body(), _no_progress))
+            for upload, tap in zip(uploads, taps, strict=True)
+        ]
+        for _ in range(3):
+            for number, tap in enumerate(taps):
+                tap.let(bytes([number]) * 100)
+            await asyncio.sleep(0)
+        for tap in taps:
+            tap.let(b"")
+        assert await asyncio.gather(*appends) == [300] * len(taps)
+        for number, upload in enumerate(uploads):
+            assert await self._bytes(store, upload.changed(offset=300)) == bytes([number]) * 300
+
+    async def test_progress_is_durable(self, store: Store) -> None:
+        """What `progress` is told is durable at that moment, and grows."""
+        upload = await store.create(new_upload(length=30))
+        tap, seen = Tap(), list[int]()
+
+        async def progress(offset: int) -> None:
+            assert await store.durable(upload) >= offset
+            seen.append(offset)
+            tap.let(b"0123456789" if offset < 30 else b"")
+
+        tap.let(b"0123456789")
+        assert await store.append(upload, tap.body(), progress) == 30
+        assert seen == [10, 20, 30]
+
+    async def test_leftovers_are_overwritten(self, store: Store) -> None:
+        """Bytes behind the record's offset give way to those of the next request."""
+        upload = await self._stored(store, b"0123456789")
+        upload = upload.changed(offset=4)
+        assert await store.append(upload, Body.of([b"abc"]), _no_progress) == 7
+        assert await store.durable(upload) == 7
+        assert await self._bytes(store, upload.changed(offset=7)) == b"0123abc"
+
+    async def test_cut_body_counts(self, store: Store) -> None:
+        """What arrived before the connection broke is kept."""
+        upload = await store.create(new_upload())
+        body = Body.of([b"abc", b"de"], length=10)
+        assert await store.append(upload, body, _no_progress) == 5
+        assert isinstance(body.error, UnexpectedEnd)
+        assert await store.durable(upload) == 5
+
+    async def test_interrupted_body_counts(self, store: Store) -> None:
+        """What arrived before somebody closed the body is kept."""
+        upload = await store.create(new_upload())
+        tap = Tap()
+        body = tap.body()
+
+        async def close(offset: int) -> None:
+            body.close(ReadTimeout())
+
+        tap.let(b"abcde")
+        assert await store.append(upload, body, close) == 5
+        assert await store.durable(upload) == 5
+
+    async def test_verified_bytes_count(self, store: Store) -> None:
+        """Bytes under a checksum that fits are kept."""
+        upload = await self._stored(store, b"01234", length=10)
+        body = Body.of([b"abc", b"de"])
+        body.verify_with(hashlib.sha256(), hashlib.sha256(b"abcde").digest())
+        assert await store.append(upload, body, _no_progress) == 10
+        assert body.error is None
+        assert await self._bytes(store, upload.changed(offset=await store.durable(upload))) == b"01234abcde"
+
+    async def test_wrong_bytes_do_not_count(self, store: Store) -> None:
+        """Of a body whose checksum does not fit nothing is kept."""
+        upload = await self._stored(store, b"01234", length=10)
+        body = Body.of([b"abc", b"dX"])
+        body.verify_with(hashlib.sha256(), hashlib.sha256(b"abcde").digest())
+        assert await store.append(upload, body, _no_progress) == 5
+        assert body.discard
+        assert await store.durable(upload) == 5
+        assert await self._bytes(store, upload) == b"01234"
+
+    async def test_half_a_verified_body_does_not_count(self, store: Store) -> None:
+        """Of a body under a checksum that is cut nothing is kept."""
+        upload = await self._stored(store, b"01234", length=10)
+        body = Body.of([b"abc"], length=5)
+        body.verify_with(hashlib.sha256(), hashlib.sha256(b"abcde").digest())
+        assert await store.append(upload, body, _no_progress) == 5
+        assert await store.durable(upload) == 5
+
+    async def test_too_long_body_does_not_count(self, store: Store) -> None:
+        """Of a body with more bytes than there is room nothing is kept."""
+        upload = await self._stored(store, b"01234", length=10)
+        body = Body.of([b"abc", b"def"])
+        body.limit(5)
+        assert await store.append(upload, body, _no_progress) == 5
+        assert isinstance(body.error, SizeExceeded)
+        assert await store.durable(upload) == 5
+
+    async def test_unverified_bytes_never_count(self, store: Store, make_store: Callable[[], Store]) -> None:
+        """Bytes under a checksum do not count while they arrive, nor after the process died before the last."""
+        upload = await self._stored(store, b"01234", length=10)
+        tap = Tap()
+        body = tap.body()
+        body.verify_with(hashlib.sha256(), hashlib.sha256(b"abcde").digest())
+        append = asyncio.create_task(store.append(upload, body, _no_progress))
+        tap.let(b"abc")
+        await wait_until(lambda: body.received == 3)
+        assert await store.durable(upload) == 5
+        append.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await append
+        assert await store.durable(upload) == 5
+        async with second(store, make_store) as again:
+            found = await again.load(upload.id)
+            assert found is not None
+            assert found.offset == 5
+            assert await again.append(found, Body.of([b"vwxyz"]), _no_progress) == 10
+            assert await self._bytes(again, found.changed(offset=10)) == b"01234vwxyz"
+
+    async def test_cancelled_append_loses_nothing(self, store: Store) -> None:
+        """A request that is dropped in the middle leaves what was durable, and the upload can go on."""
+        upload = await self._stored(store, b"01234", length=10)
+        tap = Tap()
+        body = tap.body()
+        append = asyncio.create_task(store.append(upload, body, _no_progress))
+        tap.let(b"ab")
+        await wait_until(lambda: body.received == 2)
+        append.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await append
+        offset = await store.durable(upload)
+        assert 5 <= offset <= 7
+        rest = b"01234abcde"[offset:]
+        assert await store.append(upload.changed(offset=offset), Body.of([rest]), _no_progress) == 10
+        assert await self._bytes(store, upload.changed(offset=10)) == b"01234abcde"
+
+    async def test_what_is_lost_is_gone(self, store: Store) -> None:
+        """Bytes that are no longer there are reported, not taken for an empty upload."""
+        assert isinstance(store, Terminable)
+        upload = await self._stored(store, b"01234")
+        await store.remove(upload)
+        with pytest.raises(Gone):
+            await store.durable(upload)
+        with pytest.raises(Gone):
+            await store.append(upload, Body.of([b"more"]), _no_progress)
+
+    async def test_manifest_has_the_record(self, store: Store, make_store: Callable[[], Store]) -> None:
+        """The record can be made again from the manifest, with the offset that the bytes have."""
+        upload = await self._stored(
+            store,
+            b"01234",
+            length=None,
+            owner="ada",
+            metadata={"filename": "Übersicht.pdf", "empty": ""},
+            metadata_header="filename w5xiZXJzaWNodC5wZGY=,empty",
+            concat=Concat("partial", "partial"),
+        )
+        async with second(store, make_store) as again:
+            assert await again.load(upload.id) == upload
+            await again.save(upload.changed(length=9, status=Status.ASSEMBLING))
+        assert await store.load(upload.id) == upload.changed(length=9, status=Status.ASSEMBLING)
+
+    async def test_unknown_upload(self, store: Store) -> None:
+        """There is no record of an upload that never was."""
+        assert await store.load("nobody") is None
+
+    async def test_ids(self, store: Store) -> None:
+        """All uploads that are there are found, and none that is removed."""
+        assert isinstance(store, Terminable)
+        uploads = [await store.create(new_upload()) for _ in range(3)]
+        await store.remove(uploads.pop())
+        assert {upload_id async for upload_id in store.ids()} == {upload.id for upload in uploads}
+
+    async def test_remove(self, store: Store) -> None:
+        """What is removed is gone with its manifest; removing it again is no error."""
+        assert isinstance(store, Terminable)
+        upload = await self._stored(store, b"01234")
+        await store.remove(upload)
+        await store.remove(upload)
+        assert await store.load(upload.id) is None
+
+    async def test_finish(self, store: Store) -> None:
+        """A complete upload can be finished, more than once, and keeps its bytes."""
+        upload = await self._stored(store, b"01234")
+        await store.finish(upload)
+        await store.finish(upload)
+        assert await self._bytes(store, upload) == b"01234"
+
+    async def test_concatenate(self, store: Store) -> None:
+        """The whole has the bytes of the parts in the order of the list, where one may occur twice."""
+        assert isinstance(store, Concatenable)
+        one, two, empty = [await self._stored(store, piece) for piece in (b"one,", b"two,", b"")]
+        final = await store.create(new_upload(length=12))
+        await store.concatenate(final, [two, empty, one, two], _no_progress)
+        assert await self._bytes(store, final.changed(offset=12)) == b"two,one,two,"
+        assert await self._bytes(store, one) == b"one,"
+
+    async def test_concatenate_again(self, store: Store) -> None:
+        """An attempt that was cut off is repeated from the start."""
+        assert isinstance(store, Concatenable)
+        one, two = [await self._stored(store, piece) for piece in (b"one,", b"two,")]
+        final = await store.create(new_upload(length=8))
+        for members in ([one], [one, two]):
+            await store.concatenate(final, members, _no_progress)
+        assert await self._bytes(store, final.changed(offset=8)) == b"one,two,"
+
+    async def test_read_ranges(self, store: Store) -> None:
+        """Any range can be read, by chunks and through a file object that seeks."""
+        assert isinstance(store, Readable)
+        data = bytes(range(256)) * 8192
+        upload = await self._stored(store, data)
+        content = store.content(upload)
+        assert content.size == len(data)
+        assert ":" in content.url
+        for start, stop in ((0, len(data)), (5, 5), (1, 2), (255, 1_500_000), (len(data) - 1, len(data))):
+            assert b"".join([chunk async for chunk in content.chunks(start, stop)]) == data[start:stop]
+
+        def seek() -> bytes:
+            with content.open() as file:
+                file.seek(-3, 2)
+                return file.read()
+
+        assert await asyncio.to_thread(seek) == data[-3:]
+
+    async def test_no_problem(self, store: Store) -> None:
+        """A store that works has no problem, and looking for one leaves nothing behind."""
+        assert await store.problem() is None
+        assert [upload_id async for upload_id in store.ids()] == []
