@@ -17,7 +17,10 @@ def patch(tus: RawClient, url: str, offset: int, body: bytes, **headers: str | i
     """Return a PATCH as bytes."""
     fields = {name.replace("_", "-"): value for name, value in headers.items()}
     return tus.message(
-        "PATCH", url, {"Content-Type": OFFSET_STREAM, "Upload-Offset": offset, "Content-Length": len(body), **fields}, body
+        "PATCH",
+        url,
+        {"Content-Type": OFFSET_STREAM, "Upload-Offset": offset, "Content-Length": len(body), **fields},
+        body,
     )
 
 

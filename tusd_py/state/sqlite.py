@@ -7,6 +7,7 @@ missing; the file store then tells the offsets, as it does when the file is dele
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -56,7 +57,7 @@ class SqliteState:
             StoreUnavailable: it cannot be opened or is not a database.
         """
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(self.path.parent.mkdir, parents=True, exist_ok=True)
             self._db = await aiosqlite.connect(self.path, isolation_level=None, timeout=BUSY_SECONDS)
             await self._db.execute("PRAGMA journal_mode=WAL")
             await self._db.execute("PRAGMA synchronous=NORMAL")
