@@ -281,9 +281,6 @@ class Body:
         try:
             while batch := self._head or await self._next():
                 self._head = []
-                if self._limit is not None and self.received > self._limit:
-                    self.close(SizeExceeded(f"the body has more than the {self._limit} bytes that the upload lacks"))
-                    break
                 if self._hasher is not None:
                     await asyncio.to_thread(self._hash, self._hasher, batch)
                 yield batch
@@ -316,6 +313,9 @@ class Body:
             except TimeoutError:
                 if self._source.is_waiting:
                     self.close(ReadTimeout(f"no data arrived for {self._read_timeout:g} seconds; what arrived is kept"))
+        if self._limit is not None and self.received > self._limit:
+            self.close(SizeExceeded(f"the body has more than the {self._limit} bytes that the upload lacks"))
+            return []
         return batch
 
     @staticmethod

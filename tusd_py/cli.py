@@ -29,7 +29,6 @@ from tusd_py.hooks.plugins import (
 from tusd_py.models import Status, Upload
 from tusd_py.state.base import Filter
 from tusd_py.units import format_duration, format_exact_size, format_size
-from tusd_py.web import serve as web_serve
 
 T = TypeVar("T")
 Command = Callable[..., Any]
@@ -185,14 +184,18 @@ def serve(sources: Sources) -> None:
 
     Settings come from flags, then TUSD_PY_* variables, then the TOML file of --config.
     """
+    from tusd_py.web.serve import run  # not at the top, for the other commands start faster without aiohttp
+
     logs.configure(sources.config)
-    sys.exit(reported(lambda: web_serve.run(sources.config)))
+    sys.exit(reported(lambda: run(sources.config)))
 
 
 @cli.command(cls=SettingsCommand)
 @with_settings()
 def check(sources: Sources) -> None:
     """Show what a server with these settings uses, and what is wrong."""
+    from tusd_py.web.serve import tls_context, try_to_listen
+
     config = sources.config
     logs.configure(msgspec.structs.replace(config, log_level="error"))
     problems: list[str] = []
@@ -221,8 +224,8 @@ def check(sources: Sources) -> None:
                 problems.append(problem)
 
     attempt(lambda: asyncio.run(look()))
-    attempt(lambda: web_serve.tls_context(config))
-    attempt(lambda: web_serve.try_to_listen(config))
+    attempt(lambda: tls_context(config))
+    attempt(lambda: try_to_listen(config))
     problems += warnings(config)
     for problem in problems:
         click.echo(f"problem     {problem}", err=True)

@@ -174,8 +174,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         problems = []
         if not 0 <= self.port <= 65535:
             problems.append(f"port must be between 0 and 65535, not {self.port}")
-        if self.workers < 1:
-            problems.append(f"workers must be at least 1, not {self.workers}")
+        for name in ("workers", "max_connections", "max_concat_members", "head_size"):
+            if (count := getattr(self, name)) < 1:
+                problems.append(f"{name} must be at least 1, not {count}")
+        if self.create_rate < 0:
+            problems.append(f"create_rate must be at least 0, not {self.create_rate}")
         if (self.tls_cert is None) != (self.tls_key is None):
             problems.append("tls_cert and tls_key belong together: give both or none")
         if self.cors_credentials and "*" in self.cors_origin:
@@ -302,14 +305,14 @@ def fields() -> list[Field]:
     return result
 
 
-def _decode(kind: type, value: object) -> object:
-    try:
-        if kind is Size:
-            return Size(parse_size(value))
-        if kind is timedelta:
-            return parse_duration(value)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+def _convert(value: Any, kind: Any) -> Any:
+    # msgspec has a form of its own for durations, and so never asks the hook for those.
+    return msgspec.convert(parse_duration(value) if kind is timedelta else value, kind, strict=False, dec_hook=_size)
+
+
+def _size(kind: type, value: object) -> object:
+    if kind is Size:
+        return Size(parse_size(value))
     raise NotImplementedError(kind)
 
 
@@ -339,8 +342,8 @@ def load(
 
     def take(name: str, value: Any, source: str) -> None:
         try:
-            values[name] = msgspec.convert(value, known[name].type, strict=False, dec_hook=_decode)
-        except (msgspec.ValidationError, ConfigError) as error:
+            values[name] = _convert(value, known[name].type)
+        except ValueError as error:  # msgspec's ValidationError is one too
             raise ConfigError(f"{source}: {name}: {error}") from error
         origin[name] = source
 

@@ -98,10 +98,10 @@ class Uploads:
         draft = draft.changed(owner=request.identity.name if request.identity else None)
         if draft.is_final:
             return await self._create_final(request, draft)
+        body.limit(self._room(draft))
         upload = await self._decorated(request, draft)
         async with self._lock(upload.id, body.let_go) as fence:
             upload = await self._insert(request, upload, fence)
-            body.limit(self._room(upload))
             return await self._receive(upload, body, fence)
 
     async def append(self, request: Request, upload_id: str, offset: int, body: Body, length: int | None) -> Upload:
@@ -113,11 +113,13 @@ class Uploads:
         await self.hooks.authorize(request, "append", await self.find(upload_id))
         async with self._held(upload_id, body.let_go, measured=False) as (upload, fence):
             upload.check_appendable(offset)
-            if length is not None and length != upload.length:
+            is_open = upload.length is None
+            if length is not None:
                 upload = upload.with_length(length, self.rules.max_size)
+            body.limit(self._room(upload))
+            if is_open and length is not None:
                 await self.store.save(upload)
                 upload = await self.state.save(upload, fence)
-            body.limit(self._room(upload))
             if upload.status is not Status.RECEIVING:
                 # A client that lost the last answer sends an empty PATCH, or the same one; there is no room for more.
                 await body.head(1)
@@ -165,7 +167,8 @@ class Uploads:
         upload.check_present()
         if upload.status is Status.QUARANTINED:
             raise Forbidden(f"the upload is in quarantine: {upload.reason or 'a check failed'}")
-        if upload.status is not Status.ACCEPTED:
+        # No plugin has looked at a part; they see the whole that is made of it.
+        if upload.status is not Status.ACCEPTED or upload.is_partial:
             raise NotFinished()
         assert isinstance(self.store, Readable)
         await self._check_stored(upload)
@@ -391,17 +394,22 @@ class Uploads:
 
     async def _receive(self, upload: Upload, body: Body, fence: int) -> Upload:
         """Store the body, and finish the upload if that makes it complete."""
-        start = upload.offset
+        start, outcome = upload.offset, "ok"
+        has_bytes = body.length != 0 or body.has_checksum
         try:
-            if body.length != 0 or body.has_checksum:
+            if has_bytes:
                 upload = await self._stored(upload, body, fence)
-            if upload.has_all_bytes and not body.error:
+            if body.error:
+                raise body.error
+            if upload.has_all_bytes:
                 upload = await self._finish(upload, fence)
+        except TusError as error:
+            outcome = type(error).code  # the class's: a plugin can give a refusal any code
+            raise
         finally:
-            self.hooks.measure("bytes_received", upload.offset - start)
-            self.hooks.measure("chunk", 1, status=body.error.code if body.error else "ok")
-        if body.error:
-            raise body.error
+            if has_bytes:
+                self.hooks.measure("bytes_received", upload.offset - start)
+                self.hooks.measure("chunk", 1, status=outcome)
         return upload
 
     async def _stored(self, upload: Upload, body: Body, fence: int) -> Upload:

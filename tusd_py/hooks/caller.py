@@ -14,6 +14,7 @@ import contextlib
 import contextvars
 import functools
 import inspect
+import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping
@@ -74,8 +75,9 @@ class Hooks:
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
-        for loop in self._loops.values():
-            loop.stop()
+        for rooms in (self._loops, self._threads):
+            for room in rooms.values():
+                room.stop()
 
     def has(self, hook: str) -> bool:
         """Whether any plugin implements the hook."""
@@ -263,7 +265,9 @@ class _PluginThreads:
 
     def __init__(self, plugin: str) -> None:
         self._name = f"plugin {plugin}"
-        self._free = asyncio.Semaphore(THREADS)
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._unsettled = 0
+        self._threads = 0
 
     async def call(self, function: Callable[[], Any]) -> Any:
         """Run the function in a thread, in the caller's context."""
@@ -271,29 +275,39 @@ class _PluginThreads:
         ended: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
 
         def settle(result: Any, error: BaseException | None) -> None:
-            self._free.release()
-            if not ended.done():  # else nobody waits any longer
+            self._unsettled -= 1
+            if not ended.done():
                 ended.set_result((result, error))
 
-        def run() -> None:
+        def job() -> None:
             result, error = None, None
             try:
-                result = context.run(function)
+                if not ended.done():  # else its time ran out before a thread was free
+                    result = context.run(function)
             except BaseException as raised:
                 error = raised
             with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
                 loop.call_soon_threadsafe(settle, result, error)
 
-        await self._free.acquire()
-        try:
-            threading.Thread(target=run, name=self._name, daemon=True).start()
-        except RuntimeError:
-            self._free.release()
-            raise
+        self._unsettled += 1
+        self._jobs.put(job)
+        if self._threads < min(self._unsettled, THREADS):
+            # Daemons, which the pools of the standard library are not: those keep the process from ending.
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+            self._threads += 1
         result, error = await ended
         if error is not None:
             raise _harmless(error)
         return result
+
+    def stop(self) -> None:
+        """Ask the threads to end; one that hangs ends with the process."""
+        for _ in range(self._threads):
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
 
 
 class _PluginLoop:

@@ -132,7 +132,7 @@ def check_version(request: Request) -> None:
     Failed status and MUST include the Tus-Version header into the response. In addition, the Server MUST NOT process
     the request." (Core)
     """
-    version = single(request.headers, "Tus-Resumable", UnsupportedVersion)
-    if version != VERSION:
-        given = "missing" if version is None else repr(version[:20])
+    versions = request.headers.getall("Tus-Resumable", [])
+    if versions != [VERSION]:
+        given = repr(", ".join(versions)[:20]) if versions else "missing"
         raise UnsupportedVersion(f"Tus-Resumable must be {VERSION}; it is {given}", {"Tus-Version": VERSION})

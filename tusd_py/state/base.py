@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import Protocol, Self
 
@@ -96,6 +97,6 @@ def decode_position(after: str) -> tuple[float, str]:
         created = float(stamp)
     except ValueError:
         comma = ""
-    if not comma:
+    if not comma or not math.isfinite(created):
         raise InvalidRequest("'after' must be the 'next' of a former page")
     return created, upload_id

@@ -15,7 +15,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from tusd_py.body import Body, Memory, Pump, Source
 from tusd_py.config import Config
-from tusd_py.errors import TusError
+from tusd_py.errors import InvalidRequest, TusError
 from tusd_py.headers import VERSION, has_body, parse_content_length
 from tusd_py.models import Request, Response
 from tusd_py.web.front import BODY_LENGTH, Receiver, front_of
@@ -66,6 +66,10 @@ class Adapter:
     def body(self, request: web.Request) -> Body:
         """Return the request's body; nothing is read, and no 100 Continue is sent, before its first byte is wanted."""
         own: Request = request["request"]
+        if own.headers.get(hdrs.EXPECT, "100-continue").lower() != "100-continue":
+            error = InvalidRequest("Expect can only be 100-continue")
+            error.status = 417
+            raise error
         length = parse_content_length(own.headers) if has_body(own.headers) else 0
         return Body(self._source(request), length=length, read_timeout=self._config.read_timeout.total_seconds())
 
@@ -149,9 +153,7 @@ def with_version(response: Response) -> Response:
 
 
 async def answer_expectation(request: web.Request) -> None:
-    """Refuse unknown expectations; 100 Continue is sent when the body is wanted (RFC 9110 section 10.1.1)."""
-    if request.headers[hdrs.EXPECT].lower() != "100-continue":
-        raise web.HTTPExpectationFailed(text="ERR_INVALID_REQUEST: Expect can only be 100-continue\n")
+    """Send nothing yet: 100 Continue is sent when the body is wanted (RFC 9110 section 10.1.1)."""
 
 
 def claimed(request: web.Request) -> Receiver | None:

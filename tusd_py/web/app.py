@@ -84,7 +84,7 @@ class Server:
         started = time.perf_counter()
         own = self.adapter.request(request)
         request["request"], request["id"] = own, own.id
-        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.unbind_contextvars("request", "upload")
         structlog.contextvars.bind_contextvars(request=own.id)
         if own.upload_id:
             structlog.contextvars.bind_contextvars(upload=own.upload_id[:128])
@@ -93,7 +93,8 @@ class Server:
                 return await handler(request)
             if self.stopping.is_set():
                 raise ShuttingDown()
-            if overridden(own).method != "OPTIONS":
+            # Capabilities are for everybody, but only the protocol's own pages know what an overridden method means.
+            if {own.method, overridden(own).method} != {"OPTIONS"}:
                 identity = await self.parts.hooks.authenticate(own)
                 request["request"] = replace(own, identity=identity)
             answer = await handler(request)

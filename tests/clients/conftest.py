@@ -1,0 +1,170 @@
+"""Fixtures for the tests that drive real clients against a real server.
+
+Set TUSD_PY_TEST_SIZE_MIB for quicker or harder runs: the size of the file that every client sends.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tusd_py.testing.server import ServerProcess
+
+HERE = Path(__file__).parent
+SIZE_MIB = int(os.environ.get("TUSD_PY_TEST_SIZE_MIB", "1024"))
+
+# What a marker of pyproject.toml needs on the PATH.
+TOOLS = {"needs_node": ["node", "npm"], "needs_chromium": ["chromium"], "needs_curl": ["curl"]}
+
+# How many tests were left out for which missing tools.
+NOT_RUN = pytest.StashKey[dict[str, int]]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests whose tools this machine lacks, or refuse to run if TUSD_PY_REQUIRE_ALL is 1."""
+    missing = {item: missing_tools(item) for item in items}
+    not_run = Counter(tools for tools in missing.values() if tools)
+    if not_run and os.environ.get("TUSD_PY_REQUIRE_ALL") == "1":
+        raise pytest.UsageError("\n".join(not_run_lines(not_run)))
+    config.hook.pytest_deselected(items=[item for item in items if missing[item]])
+    items[:] = [item for item in items if not missing[item]]
+    config.stash[NOT_RUN] = not_run
+    if hasattr(config, "workeroutput"):  # a worker of pytest-xdist collects, but only its controller prints
+        config.workeroutput["not_run"] = dict(not_run)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker of pytest-xdist left out; each worker leaves out the same."""
+    node.config.stash[NOT_RUN] = getattr(node, "workeroutput", {}).get("not_run", {})
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Name what was left out, last of all."""
+    for line in not_run_lines(config.stash.get(NOT_RUN, {})):
+        terminalreporter.write_line(line, yellow=True, bold=True)
+
+
+def missing_tools(item: pytest.Item) -> str:
+    """What a test needs and the PATH does not have."""
+    needed = chain.from_iterable(TOOLS.get(mark.name, []) for mark in item.iter_markers())
+    return ", ".join(sorted({tool for tool in needed if shutil.which(tool) is None}))
+
+
+def not_run_lines(not_run: dict[str, int]) -> list[str]:
+    """One line for each set of missing tools."""
+    return [
+        f"NOT RUN: {count} {'test needs' if count == 1 else 'tests need'} {tools} (not found on PATH)"
+        for tools, count in not_run.items()
+    ]
+
+
+@pytest.fixture(scope="session")
+def node_packages() -> None:
+    """The packages of package-lock.json are in node_modules."""
+    with (HERE / "package-lock.json").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several pytest processes may want to install at once
+        installed = HERE / "node_modules" / ".package-lock.json"
+        if not installed.exists() or installed.stat().st_mtime < os.fstat(lock.fileno()).st_mtime:
+            npm = ["npm", "ci", "--ignore-scripts"]
+            result = subprocess.run(npm, cwd=HERE, capture_output=True, text=True, check=False)
+            assert result.returncode == 0, f"{' '.join(npm)} failed:\n{result.stdout}{result.stderr}"
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Path]:
+    """A folder for large files: in memory if there is ample room, so that the disk does not set the pace."""
+    wanted = 5 * SIZE_MIB * 2**20
+    memory = Path("/dev/shm")
+    free_memory = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    in_memory = memory.is_dir() and min(shutil.disk_usage(memory).free, free_memory) > wanted
+    with tempfile.TemporaryDirectory(prefix="tusd-py-clients-", dir=memory if in_memory else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def random_file(scratch: Path) -> Callable[[int], Path]:
+    """A function that returns a file of that many random bytes, the same one each time."""
+
+    @cache
+    def make(size: int) -> Path:
+        path = scratch / f"source-{size}"
+        with path.open("wb") as file:
+            while size > 0:
+                size -= file.write(os.urandom(min(size, 2**24)))
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def big_file(random_file: Callable[[int], Path]) -> Path:
+    """The file that every client sends whole: of 1 GiB and a little, so that no chunk size divides it."""
+    return random_file(SIZE_MIB * 2**20 + 4321)
+
+
+@pytest.fixture
+def upload_dir(scratch: Path) -> Iterator[Path]:
+    """The directory of the test's server; what was uploaded goes with it, so disk use stays bounded."""
+    with tempfile.TemporaryDirectory(prefix="uploads-", dir=scratch) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def server(upload_dir: Path) -> Iterator[ServerProcess]:
+    """A running server that keeps its uploads in `upload_dir`, and finds nothing wrong with any client."""
+    with ServerProcess("--upload-dir", str(upload_dir), "--log-format", "json") as server:
+        yield server
+    lines = [json.loads(line) for line in server.output().splitlines() if line.startswith("{")]
+    assert [line for line in lines if line["level"] not in ("debug", "info")] == []
+    assert server.process.returncode == 0
+
+
+@pytest.fixture
+def assert_arrived(upload_dir: Path) -> Callable[[str, Path], None]:
+    """A function that compares what is stored for an upload's URL with the file that was sent."""
+
+    def compare(url: str, sent: Path) -> None:
+        stored = upload_dir / url.rsplit("/", 1)[-1]
+        assert stored.stat().st_size == sent.stat().st_size
+        assert sha256(stored) == sha256_of_source(sent)
+
+    return compare
+
+
+@cache
+def sha256_of_source(path: Path) -> str:
+    """The digest of a source file, which never changes, taken once."""
+    return sha256(path)
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@pytest.fixture
+def run_client() -> Callable[..., list[dict[str, Any]]]:
+    """A function that runs a client script of this folder to its end and returns the events it printed."""
+
+    def run(interpreter: str, script: str, **options: Any) -> list[dict[str, Any]]:
+        command = [interpreter, str(HERE / script), json.dumps(options)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, f"{script} failed:\n{result.stdout}{result.stderr}"
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    return run
