@@ -12,8 +12,9 @@ tells whether what the request brought counts (a broken connection) or not (a ch
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Protocol
 
 from tusd_py.errors import ChecksumMismatch, Interrupted, ReadTimeout, SizeExceeded, TusError, UnexpectedEnd
@@ -322,3 +323,42 @@ class Body:
     def _hash(hasher: Hasher, batch: list[Chunk]) -> None:
         for chunk in batch:
             hasher.update(chunk)
+
+
+class Bodies:
+    """The bodies that a process receives, so that all can be stopped."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._bodies: set[Body] = set()
+        self._cause: TusError | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._bodies)
+
+    @contextlib.contextmanager
+    def receiving(self, body: Body) -> Iterator[None]:
+        """Count a body in while it is received."""
+        self._bodies.add(body)
+        self._idle.clear()
+        if self._cause is not None:
+            body.interrupt(self._cause)
+        try:
+            yield
+        finally:
+            self._bodies.discard(body)
+            if not self._bodies:
+                self._idle.set()
+
+    def stop(self, cause: TusError) -> None:
+        """Stop all, and all later ones, that have not arrived as a whole; what arrived is kept."""
+        self._cause = cause
+        for body in list(self._bodies):
+            body.interrupt(cause)
+
+    async def idle(self) -> None:
+        """Wait until there is none."""
+        await self._idle.wait()

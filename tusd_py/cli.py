@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ import msgspec
 from tusd_py import __version__, logs
 from tusd_py.cli_upload import upload
 from tusd_py.composer import Parts, compose, load_plugins, plugin_routes
-from tusd_py.config import Config, ConfigError, Field, Size, Sources, fields, load
+from tusd_py.config import Config, ConfigError, Field, Sources, fields, load, show
 from tusd_py.errors import TusError
 from tusd_py.hooks import specs
 from tusd_py.hooks.plugins import (
@@ -28,7 +27,7 @@ from tusd_py.hooks.plugins import (
 )
 from tusd_py.models import Status, Upload
 from tusd_py.state.base import Filter
-from tusd_py.units import format_duration, format_exact_size, format_size
+from tusd_py.units import format_size
 
 T = TypeVar("T")
 Command = Callable[..., Any]
@@ -112,19 +111,6 @@ def _flag(field: Field, *, hidden: bool) -> Callable[[Command], Command]:
         metavar=None if field.choices or field.type is bool else field.metavar,
         hidden=hidden,
     )
-
-
-def show(value: Any) -> str:
-    """Return a setting's value as it would be written."""
-    if isinstance(value, timedelta):
-        return format_duration(value)
-    if isinstance(value, Size):
-        return format_exact_size(value)
-    if isinstance(value, list):
-        return ",".join(map(str, value)) or "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "none" if value is None else str(value)
 
 
 def reported(action: Callable[[], T]) -> T:
@@ -318,7 +304,12 @@ def _run_beside(sources: Sources, action: Callable[[Parts], Coroutine[Any, Any, 
 
 
 @uploads.command("list", cls=SettingsCommand)
-@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only uploads with this status.")
+@click.option(
+    "--status",
+    type=click.Choice([status.value for status in Status]),
+    metavar="STATUS",
+    help=f"Only uploads that are {', '.join(Status)}.",
+)
 @click.option("--owner", help="Only uploads of this owner.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most uploads to list.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pluggy
 
+from tusd_py.claim import Rules
 from tusd_py.config import Config, ConfigError
 from tusd_py.default_plugins import default_plugins
 from tusd_py.default_plugins.access import Access
@@ -21,7 +22,7 @@ from tusd_py.hooks.specs import RegisterRoute
 from tusd_py.models import Action, Request
 from tusd_py.protocol import extensions_for
 from tusd_py.protocol.core import Protocol
-from tusd_py.uploads import Rules, Uploads
+from tusd_py.uploads import Uploads
 
 # "module:Class" by kind and URL scheme; imported only when chosen, so that what is not used need not be installed.
 BACKENDS: dict[tuple[str, str], str] = {

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from tusd_py.units import parse_duration, parse_size
+from tusd_py.units import format_duration, format_exact_size, parse_duration, parse_size
 
 
 class ConfigError(Exception):
@@ -303,6 +303,19 @@ def fields() -> list[Field]:
             )
         )
     return result
+
+
+def show(value: Any) -> str:
+    """Return a setting's value as it would be written."""
+    if isinstance(value, timedelta):
+        return format_duration(value)
+    if isinstance(value, Size):
+        return format_exact_size(value)
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
 
 
 def _convert(value: Any, kind: Any) -> Any:

@@ -99,6 +99,8 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
     """Number of the lock under which the record was last changed."""
     reason: str | None = None
     """Why it was rejected, quarantined or lost."""
+    is_inspected: bool = False
+    """Whether plugins have seen its first bytes."""
 
     @property
     def is_partial(self) -> bool:

@@ -5,7 +5,7 @@ They are called last, so that installed plugins come before them; each can be le
 
 from __future__ import annotations
 
-from tusd_py.config import Config, path_of
+from tusd_py.config import Config, ConfigError, path_of
 from tusd_py.default_plugins.access import Access
 from tusd_py.default_plugins.audit import Audit
 from tusd_py.default_plugins.limits import Limits
@@ -13,14 +13,21 @@ from tusd_py.default_plugins.metrics import Metrics
 
 
 def default_plugins(config: Config) -> list[tuple[str, object]]:
-    """Return names and plugins in the order in which they are registered."""
+    """Return names and plugins in the order in which they are registered.
+
+    Raises:
+        ConfigError: the audit log cannot be written.
+    """
     plugins: list[tuple[str, object]] = [
         ("access", Access(config.api_token)),
         ("limits", Limits(config.create_rate, config.min_free_space, _directory(config))),
         ("metrics", Metrics()),
     ]
     if config.audit_log:
-        plugins.append(("audit", Audit(config.audit_log)))
+        try:
+            plugins.append(("audit", Audit(config.audit_log)))
+        except OSError as error:
+            raise ConfigError(f"cannot write the audit log {config.audit_log}: {error.strerror}") from error
     return plugins
 
 

@@ -79,8 +79,8 @@ async def authenticate(request: Request) -> Identity | None:
 async def authorize(request: Request, action: Action, upload: Upload | None) -> None:
     """Refuse what the request's identity may not do, with `raise Reject(..., status=403)`.
 
-    Runs for every request that was authenticated, once more for each member of a concatenation, and for the status
-    API. `upload` is None for actions on no single upload (`create`, `list`, `metrics`).
+    Runs for every request on uploads, once more for each member of a concatenation, for the status API, and for pages
+    of plugins that have an action. `upload` is None for actions on no single upload (`create`, `list`, `metrics`).
     """
 
 
@@ -88,7 +88,8 @@ async def authorize(request: Request, action: Action, upload: Upload | None) -> 
 async def pre_create(request: Request, upload: Upload) -> Changes | None:
     """Refuse a new upload, or change its metadata, id or storage path.
 
-    Runs before any byte is read, and not for partial uploads, which have no metadata; their final upload gets it.
+    Runs before any byte is read, and not for partial uploads, which are no files of their own; their final upload gets
+    it.
     """
 
 
@@ -116,7 +117,7 @@ async def pre_terminate(request: Request, upload: Upload) -> None:
 
 @hookspec
 async def post_create(request: Request, upload: Upload) -> None:
-    """See that an upload was created."""
+    """See that an upload was created, be it a part of a concatenation."""
 
 
 @hookspec

@@ -65,10 +65,7 @@ class SqliteState:
         except (OSError, sqlite3.Error) as error:
             with contextlib.suppress(AttributeError):
                 await self._db.close()
-            raise StoreUnavailable(
-                f"cannot use the records in {self.path}: {error}. If the file is damaged, move it away: "
-                "the records are made again from the uploads' manifests"
-            ) from error
+            raise self._unusable(error) from error
 
     async def insert(self, upload: Upload) -> None:
         """Add a record, and for a final upload whom it waits for."""
@@ -140,13 +137,27 @@ class SqliteState:
         return [_decode(row) for row in rows]
 
     async def highest_fence(self) -> int:
-        """Return the highest lock number."""
-        rows = await self._read("SELECT coalesce(max(fence), 0) FROM uploads", ())
+        """Return the highest lock number.
+
+        Raises:
+            StoreUnavailable: the file is damaged; this looks at all records.
+        """
+        try:
+            rows = list(await self._db.execute_fetchall("SELECT coalesce(max(fence), 0) FROM uploads"))
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
         return int(rows[0][0])
 
     async def aclose(self) -> None:
         """Close the file."""
         await self._db.close()
+
+    def _unusable(self, error: Exception) -> StoreUnavailable:
+        """Return what to tell the operator when the server starts."""
+        return StoreUnavailable(
+            f"cannot use the records in {self.path}: {error}. If the file is damaged, move it away: "
+            "the records are made again from the uploads' manifests"
+        )
 
     async def _read(self, statement: str, values: Sequence[Any]) -> list[Any]:
         try:

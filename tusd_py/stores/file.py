@@ -34,7 +34,9 @@ from tusd_py.stores.base import Progress
 
 Fsync = Literal["never", "finish", "chunk"]
 COPY_BYTES = 256 * 1024 * 1024
-READ_BYTES = 1024 * 1024
+USER_COPY_BYTES = 1024 * 1024
+# A client that does not read holds two or three of these.
+READ_BYTES = 128 * 1024
 MAX_NAME_BYTES = 255
 MAX_VECTORS = min(os.sysconf("SC_IOV_MAX"), 1024)
 _MARKER = ".tusd-py"
@@ -307,7 +309,7 @@ class FileContent:
         self._path = path
 
     async def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
-        """Yield the bytes `[start, stop)` in pieces of up to a mebibyte."""
+        """Yield the bytes `[start, stop)` in small pieces."""
         run = self._store._run
         fd = await run(os.open, self._path, os.O_RDONLY)
         try:
@@ -371,7 +373,7 @@ def _copy(source: int, target: int, position: int, offset: int, count: int) -> i
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
-    chunk = os.pread(source, min(count, READ_BYTES), position)
+    chunk = os.pread(source, min(count, USER_COPY_BYTES), position)
     if not chunk:
         raise Gone("a partial upload has fewer bytes than it should")
     return _write_all(target, [chunk], offset) - offset

@@ -127,6 +127,8 @@ class Server:
             request = overridden(http_request["request"])
             response = http_request.get("response") or Response(answer.status)
             self.parts.hooks.post_request(harmless(request), response, seconds)
+            if created := response.headers.get("Location", "").rpartition("/")[2]:
+                structlog.contextvars.bind_contextvars(upload=created)
             _log.info(
                 "request",
                 method=request.method,

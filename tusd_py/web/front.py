@@ -32,7 +32,8 @@ _MAX_HEAD_BYTES = 64 * 1024
 _scratch = memoryview(bytearray(256 * 1024))
 _head_scratch = _scratch[: 16 * 1024]
 _NOTABLE = re.compile(
-    rb"\r\n(content-length|transfer-encoding|upgrade|" + _RENAMED.lower() + rb")[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE
+    rb"\r\n((?:content-length|transfer-encoding|upgrade|" + _RENAMED.lower() + rb")[ \t]*):[ \t]*([^\r\n]*)",
+    re.IGNORECASE,
 )
 _LENGTH = re.compile(rb"[0-9]{1,18}[ \t]*")
 _BARE_LINE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")

@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -18,6 +19,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from tusd_py.composer import compose
 from tusd_py.config import Config, ConfigError
+from tusd_py.errors import ShuttingDown
 from tusd_py.web.adapter import LINGER_SECONDS
 from tusd_py.web.app import Server, housekeeping
 from tusd_py.web.front import Front
@@ -25,6 +27,9 @@ from tusd_py.web.front import Front
 BACKLOG = 1024
 MAX_HEADER_BYTES = 64 * 1024
 OPEN_FILES = 65536
+OWN_FILES = 64
+# A socket, the upload's file and its lock.
+FILES_PER_CONNECTION = 3
 
 _log = structlog.get_logger("tusd_py.serve")
 
@@ -43,8 +48,7 @@ def listen(config: Config) -> socket.socket:
         )[0]
         server = socket.socket(family, kind, protocol)
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        server.bind(address)
-        return server
+        return _bound(server, address)
     except OSError as error:
         where = config.unix_socket or f"{config.host}:{config.port}"
         raise ConfigError(f"cannot listen on {where}: {error.strerror or error}") from error
@@ -64,8 +68,15 @@ def _unix_socket(path: Path) -> socket.socket:
         raise ConfigError(f"another server listens on {path}")
     finally:
         server.close()
-    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    server.bind(str(path))
+    return _bound(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), str(path))
+
+
+def _bound(server: socket.socket, address: Any) -> socket.socket:
+    try:
+        server.bind(address)
+    except OSError:
+        server.close()
+        raise
     return server
 
 
@@ -135,6 +146,14 @@ def allow_open_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def most_connections(config: Config) -> int:
+    """Return how many connections may be open: as set, but no more than the process can have files for."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return config.max_connections
+    return min(config.max_connections, max(1, (files - OWN_FILES) // FILES_PER_CONNECTION))
+
+
 class TooMany(asyncio.Protocol):
     """Answers a connection beyond the limit, and closes it."""
 
@@ -194,9 +213,11 @@ async def serve(
         assert http is not None
 
         def accept() -> asyncio.BaseProtocol:
-            return Front(http(), memory) if len(http.connections) < config.max_connections else TooMany()
+            return Front(http(), memory) if len(http.connections) < most_connections(config) else TooMany()
 
         listener = await loop.create_server(accept, sock=server_socket, ssl=context, backlog=BACKLOG)
+        if (most := most_connections(config)) < config.max_connections:
+            _log.info("the limit on open files allows fewer connections than max_connections", connections=most)
         ready()
         await stop.wait()
         await _stop(server, listener, http)
@@ -206,13 +227,13 @@ async def _stop(server: Server, listener: asyncio.Server, http: web.Server) -> N
     """Accept nothing more, let uploads finish for half the time, stop the rest with their bytes kept."""
     config, uploads = server.parts.config, server.parts.uploads
     seconds = config.shutdown_timeout.total_seconds()
-    _log.info("stopping", receiving=uploads.receiving, timeout=seconds)
+    _log.info("stopping", receiving=len(uploads.bodies), timeout=seconds)
     server.stopping.set()
     listener.close()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds / 2):
-            await uploads.idle()
-    uploads.stop()
+            await uploads.bodies.idle()
+    uploads.bodies.stop(ShuttingDown())
     await http.shutdown(seconds / 4)
     _log.info("stopped")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import hdrs, web
@@ -21,6 +21,8 @@ from tusd_py.web.adapter import Adapter
 POLL_SECONDS = 0.25
 KEEPALIVE_SECONDS = 15
 MAX_PAGE = 1000
+
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -51,10 +53,10 @@ class UploadView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False)
     metadata: dict[str, str]
     owner: str | None
     concat: Literal["partial", "final"] | None
-    created_at: datetime
-    updated_at: datetime
-    finished_at: datetime | None
-    expires_at: datetime | None
+    created_at: Time
+    updated_at: Time
+    finished_at: Time | None
+    expires_at: Time | None
     reason: str | None
 
 

@@ -1,0 +1,351 @@
+"""One upload under its lock: what may be done to it there, in the order that loses nothing.
+
+- Bytes are durable in the store before the record counts them, and counted before the client hears of them.
+- An upload with all its bytes is not complete before `finish` has said so. Whoever next holds the lock of one that was
+  cut off there goes on with it, so a lost answer can be asked for again with HEAD or PATCH.
+- Every change of the record carries the lock's number, and a lower number than the record's changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import msgspec
+import structlog
+
+from tusd_py.body import Bodies, Body
+from tusd_py.errors import AlreadyExists, Gone, NotFound, Reject, StorageFull, TusError
+from tusd_py.hooks.caller import Hooks
+from tusd_py.models import Request, Status, Upload, check_size, now
+from tusd_py.state.base import State
+from tusd_py.stores.base import Concatenable, Progress, Readable, Store, Terminable
+
+_log = structlog.get_logger("tusd_py.uploads")
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits and times that the lifecycle obeys; sizes in bytes, waits in seconds."""
+
+    max_size: int | None = None
+    expire_after: timedelta | None = None
+    remember_ended: timedelta = timedelta(days=7)
+    lock_timeout: float = 10
+    progress_interval: float = 1
+    head_size: int = 64 * 1024
+    concatenation_unfinished: bool = False
+
+    def room(self, upload: Upload) -> int | None:
+        """Return how many more bytes the upload may get, or None if that is open."""
+        most = self.max_size if upload.length is None else upload.length
+        return None if most is None else most - upload.offset
+
+
+@dataclass(frozen=True)
+class Backends:
+    """What uploads are made of."""
+
+    store: Store
+    state: State
+    hooks: Hooks
+    rules: Rules
+    bodies: Bodies
+
+    async def find(self, upload_id: str) -> Upload:
+        """Return the record, made again from the store if there is none.
+
+        Raises:
+            NotFound: the store has no such upload either.
+        """
+        return await self.state.get(upload_id) or await self.rebuild(upload_id)
+
+    async def rebuild(self, upload_id: str) -> Upload:
+        """Make the record of an upload again from its manifest and bytes.
+
+        Raises:
+            NotFound: the store has no such upload.
+        """
+        upload = await self.store.load(upload_id)
+        if upload is None:
+            raise NotFound()
+        # The numbers of locks may begin anew where the records do.
+        upload = upload.changed(fence=0)
+        if not upload.status.is_finished and self.rules.expire_after:
+            upload = upload.changed(expires_at=now() + self.rules.expire_after)
+        try:
+            await self.state.insert(upload)
+            _log.info("record made from the manifest", upload=upload_id, offset=upload.offset)
+        except AlreadyExists:
+            return await self.find(upload_id)
+        except StorageFull:
+            _log.warning("no space for the record", upload=upload_id)
+        return upload
+
+    async def remove_bytes(self, upload: Upload) -> None:
+        """Free an upload's bytes; a failure is for the operator, not for who asked."""
+        if isinstance(self.store, Terminable):
+            try:
+                await self.store.remove(upload)
+            except TusError as error:
+                _log.error("could not free the bytes of an upload", upload=upload.id, error=error.message)
+
+    async def first_bytes(self, upload: Upload, count: int) -> bytes:
+        """Return the first `count` stored bytes."""
+        assert isinstance(self.store, Readable)
+        return b"".join([chunk async for chunk in self.store.content(upload).chunks(0, count)])
+
+
+class Claim:
+    """The right to change one upload, for as long as its lock is held."""
+
+    def __init__(self, backends: Backends, upload: Upload, fence: int) -> None:
+        """Change `upload` under the lock number `fence`."""
+        self.upload = upload
+        self.is_newly_finished = False
+        self._backends = backends
+        self._rules = backends.rules
+        self._store = backends.store
+        self._hooks = backends.hooks
+        self._fence = fence
+
+    async def insert(self, request: Request) -> None:
+        """Make the upload exist.
+
+        Raises:
+            AlreadyExists: there is one with its id.
+        """
+        at = now()
+        expires = at + self._rules.expire_after if self._rules.expire_after else None
+        upload = self.upload.changed(created_at=at, updated_at=at, expires_at=expires, fence=self._fence)
+        if await self._backends.state.get(upload.id) is not None:
+            raise AlreadyExists()
+        upload = await self._store.create(upload)
+        try:
+            await self._backends.state.insert(upload)
+        except TusError:
+            await self._backends.remove_bytes(upload)
+            raise
+        self.upload = upload
+        self._hooks.post_create(request, upload)
+
+    async def recover(self, at: int | None = None) -> None:
+        """Bring the record up to what the store has and to what is decided.
+
+        The store is not asked if the record is `at` this offset already, where a PATCH wants to go on.
+        """
+        upload = self.upload
+        if upload.status.is_tombstone or upload.status.is_finished:
+            return
+        if upload.is_expired(now()):
+            await self.end(Status.EXPIRED)
+        elif upload.is_final:
+            await self.assemble()
+        else:
+            if upload.offset != at:
+                await self._measure()
+            if self.upload.has_all_bytes:
+                await self.finish()
+
+    async def check_stored(self) -> None:
+        """Raise `Gone`, and record that the upload is lost, if the store lacks bytes of a finished upload."""
+        if self.upload.status.is_finished and await self._durable() != self.upload.length:
+            await self._lost(Gone("the storage no longer has all bytes of this upload"))
+
+    async def declare(self, length: int) -> None:
+        """Set the length of an upload whose length was deferred."""
+        upload = self.upload.with_length(length, self._rules.max_size)
+        if upload is not self.upload:
+            await self._store.save(upload)
+            await self._save(upload)
+
+    async def receive(self, body: Body) -> None:
+        """Append a body, and finish the upload if that makes it complete.
+
+        Raises:
+            TusError: the body ended badly, or the upload was refused; what counts of the body is kept all the same.
+        """
+        start, outcome = self.upload.offset, "ok"
+        has_bytes = body.length != 0 or body.has_checksum
+        try:
+            if has_bytes:
+                with self._backends.bodies.receiving(body):
+                    self._hooks.measure("receiving", 1)
+                    try:
+                        await self._append(body)
+                    finally:
+                        self._hooks.measure("receiving", -1)
+                        await body.aclose()
+            if body.error:
+                raise body.error
+            if self.upload.has_all_bytes:
+                await self.finish()
+        except TusError as error:
+            outcome = type(error).code  # the class's: a plugin can give a refusal any code
+            raise
+        finally:
+            if has_bytes:
+                self._hooks.measure("bytes_received", self.upload.offset - start)
+                self._hooks.measure("chunk", 1, status=outcome)
+
+    async def finish(self) -> None:
+        """Take a complete upload to its verdict; may be repeated at any point.
+
+        Raises:
+            Reject: a plugin refused it; it is a tombstone now.
+        """
+        if self.upload.status is Status.RECEIVING:
+            await self._save(self.upload.changed(status=Status.ASSEMBLING))
+        if self._wants_head():
+            await self._inspect(await self._backends.first_bytes(self.upload, self._head_size()))
+        await self._store.finish(self.upload)
+        if not self.upload.is_partial and self._hooks.has("pre_finish"):
+            assert isinstance(self._store, Readable)
+            await self._refusable(self._hooks.pre_finish(self.upload, self._store.content(self.upload)))
+        upload = self.upload.finished(Status.ACCEPTED, now())
+        await self._store.save(upload)
+        await self._save(upload)
+        self.is_newly_finished = True
+        if not upload.is_partial:
+            self._hooks.post_finish(self.upload)
+
+    async def assemble(self) -> None:
+        """Put a final upload together if all its members are complete; a crashed attempt is repeated from the start."""
+        assert self.upload.concat is not None
+        assert isinstance(self._store, Concatenable)
+        # If all bytes are there, the parts may be gone: tusd or another server has put them together.
+        if self.upload.length is None or await self._durable() < self.upload.length:
+            members = []
+            for member_id in self.upload.concat.members:
+                member = await self._backends.find(member_id)
+                if member.status.is_tombstone:
+                    reason = f"its part {member_id} was {member.status.value}"
+                    await self.end(Status.REJECTED, reason)
+                    raise Gone(f"the upload was rejected: {reason}")
+                if not member.status.is_finished:
+                    return
+                members.append(member)
+            length = sum(member.offset for member in members)
+            check_size(length, self._rules.max_size)
+            await self._save(self.upload.changed(length=length, status=Status.ASSEMBLING))
+            async with self._recorded() as progress:
+                await self._store.concatenate(self.upload, members, progress)
+        assert self.upload.length is not None
+        self.upload = self.upload.with_offset(self.upload.length, now(), self._rules.expire_after)
+        await self.finish()
+
+    async def end(self, status: Status, reason: str | None = None) -> None:
+        """Turn the upload into a tombstone and free its bytes; what is left of a lost one stays for the operator."""
+        tombstone = self.upload.ended(status, now(), self._rules.remember_ended, reason)
+        try:
+            await self._save(tombstone)
+        except StorageFull:
+            if status is Status.LOST:
+                raise
+            # Only this order makes the space that the record needs.
+            await self._backends.remove_bytes(tombstone)
+            await self._save(tombstone)
+        if status is not Status.LOST:
+            await self._backends.remove_bytes(tombstone)
+        _log.info("upload ended", upload=self.upload.id, status=status.value, reason=reason)
+        self._hooks.post_terminate(self.upload)
+
+    async def _save(self, upload: Upload) -> None:
+        self.upload = await self._backends.state.save(upload, self._fence)
+
+    async def _durable(self) -> int:
+        try:
+            return await self._store.durable(self.upload)
+        except Gone as error:
+            return await self._lost(error)
+
+    async def _lost(self, error: Gone) -> int:
+        _log.error("the storage lost an upload", upload=self.upload.id, reason=error.message)
+        await self.end(Status.LOST, error.message)
+        raise error
+
+    async def _measure(self) -> None:
+        offset = await self._durable()
+        if offset != self.upload.offset:
+            _log.info("offset taken from the store", upload=self.upload.id, recorded=self.upload.offset, stored=offset)
+            self.upload = self.upload.with_offset(offset, now(), self._rules.expire_after)
+            # On a full disk the record has to wait, but the client can learn the right offset all the same.
+            with contextlib.suppress(StorageFull):
+                await self._save(self.upload)
+
+    async def _append(self, body: Body) -> None:
+        async with self._recorded(body) as progress:
+            await self._show_head(body)
+            try:
+                offset = await self._store.append(self.upload, body, progress)
+            except Gone as error:
+                await self._lost(error)
+                raise
+        if offset != self.upload.offset or not body.error:
+            await self._advance(offset)
+
+    @contextlib.asynccontextmanager
+    async def _recorded(self, body: Body | None = None) -> AsyncIterator[Progress]:
+        """Record now and then how far the store has got; a body is closed if that fails."""
+        durable = self.upload.offset
+
+        async def progress(offset: int) -> None:
+            nonlocal durable
+            durable = offset
+
+        async def record() -> None:
+            while True:
+                await asyncio.sleep(self._rules.progress_interval)
+                if durable > self.upload.offset:
+                    try:
+                        await self._advance(durable)
+                    except TusError as error:
+                        if body is not None:
+                            body.close(error)
+                        return
+
+        # Bytes under a checksum may still be discarded, so they are nobody's business yet.
+        is_silent = body is not None and body.has_checksum
+        recorder = None if is_silent else asyncio.create_task(record(), name="progress of an upload")
+        try:
+            yield progress
+        finally:
+            if recorder is not None:
+                recorder.cancel()
+                await asyncio.wait([recorder])
+
+    async def _advance(self, offset: int) -> None:
+        await self._save(self.upload.with_offset(offset, now(), self._rules.expire_after))
+        self._hooks.post_receive(self.upload)
+
+    def _head_size(self) -> int:
+        length = self.upload.length
+        return self._rules.head_size if length is None else min(self._rules.head_size, length)
+
+    def _wants_head(self) -> bool:
+        return not self.upload.is_inspected and not self.upload.is_partial and self._hooks.has("inspect_head")
+
+    async def _show_head(self, body: Body) -> None:
+        """Show the upload's first bytes to the plugins as soon as they are all there, before more is stored."""
+        if not self._wants_head():
+            return
+        missing = max(0, self._head_size() - self.upload.offset)
+        arrived = await body.head(missing)
+        # Too early if there are fewer: the request that brings the rest will show them.
+        if len(arrived) == missing:
+            stored = min(self.upload.offset, self._rules.head_size)
+            await self._inspect(await self._backends.first_bytes(self.upload, stored) + arrived)
+
+    async def _inspect(self, head: bytes) -> None:
+        await self._refusable(self._hooks.inspect_head(self.upload, head))
+        self.upload = self.upload.changed(is_inspected=True)
+
+    async def _refusable(self, hook: Awaitable[None]) -> None:
+        """Await a hook; if it refuses, the upload is gone."""
+        try:
+            await hook
+        except Reject as refusal:
+            await self.end(Status.REJECTED, refusal.message)
+            raise
