@@ -311,6 +311,9 @@ class Uploads:
                 raise InvalidConcat(f"upload {member_id} was not created with 'Upload-Concat: partial'")
             if member.status.is_tombstone:
                 raise InvalidConcat(f"partial upload {member_id} was {member.status.value}")
+            if member.has_all_bytes and not member.status.is_finished:
+                # The request that brought its last byte was cut off, or was one to tusd.
+                member = await self._recovered(member_id)
             members[member_id] = member
         return [members[member_id] for member_id in concat.members]
 

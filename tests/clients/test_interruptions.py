@@ -28,9 +28,9 @@ SIZE = 256 * 2**20 + 4321
 CHUNK = 16 * 2**20
 # Slow enough that a kill finds the client in the middle of a request.
 BYTES_PER_SECOND = 64 * 2**20
-KILLS = 4
+KILLS = 3
 # At least and at most this much arrives between two kills, so that something is left to send after the last.
-STEP = (SIZE // 50, SIZE // 6)
+STEP = (SIZE // 20, SIZE // 5)
 # A client may wait for a restarted server this often, 200 ms each time.
 PATIENCE = 100
 
@@ -141,13 +141,14 @@ def stored(upload_dir: Path) -> int:
     return sum(path.stat().st_size for path in upload_dir.iterdir() if "." not in path.name)
 
 
-def wait_for_more(upload_dir: Path, process: subprocess.Popen[Any], rng: random.Random) -> int:
-    """Wait until the server has written a random number of bytes more, and return how many there are."""
-    target = stored(upload_dir) + rng.randint(*STEP)
-    while stored(upload_dir) < target:
+def wait_until_stored(upload_dir: Path, target: int, process: subprocess.Popen[Any]) -> int:
+    """Wait until the server has written that many bytes, and return how many there are; the client still runs."""
+    while (arrived := stored(upload_dir)) < target:
         with suppress(subprocess.TimeoutExpired):
-            raise AssertionError(f"the client ended with {process.wait(0.005)} before {target} were stored")
-    return stored(upload_dir)
+            process.wait(0.005)
+            break
+    assert process.poll() is None, f"the client ended with {process.returncode} when {arrived} were stored"
+    return arrived
 
 
 class Promises:
@@ -198,8 +199,9 @@ def test_killed_client(
     promises = Promises()
     command = kind.command(source, server.url, tmp_path / "urls.json")
     with Client(command, tmp_path / "events") as client:
+        arrived = 0
         for _ in range(KILLS):
-            arrived = wait_for_more(upload_dir, client.process, rng)
+            arrived = wait_until_stored(upload_dir, arrived + rng.randint(*STEP), client.process)
             client.kill()
             promises.check(client)
             if "upload_checksum" not in kind.options:
@@ -224,8 +226,9 @@ def test_killed_server(
     promises = Promises()
     command = kind.command(source, server.url, tmp_path / "urls.json")
     with Client(command, tmp_path / "events") as client:
+        arrived = 0
         for _ in range(KILLS):
-            wait_for_more(upload_dir, client.process, rng)
+            arrived = wait_until_stored(upload_dir, arrived + rng.randint(*STEP), client.process)
             server.kill()
             server.restart()
             promises.check(client)
@@ -258,7 +261,7 @@ def test_killed_curl(
             with subprocess.Popen(command, stdin=rest) as process:
                 try:
                     if kills_left:
-                        wait_for_more(upload_dir, process, rng)
+                        wait_until_stored(upload_dir, offset + rng.randint(*STEP), process)
                     else:
                         assert process.wait() == 0
                 finally:

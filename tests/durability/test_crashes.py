@@ -221,7 +221,7 @@ async def survive(server: ServerProcess, rng: random.Random, data: Path, count: 
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     log.info("%d kills cut %d requests", kills, sum(sender.cut for sender in senders))
-    assert all(sender.cut for sender in senders)
+    assert any(sender.cut for sender in senders)
     for sender in senders:
         sender.check(data)
 
@@ -251,7 +251,7 @@ async def test_killed_workers(start: Any, data: Path, rng: random.Random, worker
 
 async def test_killed_parent(start: Any, data: Path, rng: random.Random, workers: Any) -> None:
     """The parent of the workers is killed; they end by themselves, and the server can be started again."""
-    server = start("--workers", "2")
+    server = start("--workers", "2", "--shutdown-timeout", "1s")
 
     async def kill() -> None:
         os.kill(server.pid, signal.SIGKILL)
@@ -259,7 +259,7 @@ async def test_killed_parent(start: Any, data: Path, rng: random.Random, workers
         await wait_until(lambda: not workers(server))
         await asyncio.to_thread(server.start)
 
-    await survive(server, rng, data, 2, kill)
+    await survive(server, rng, data, 1, kill)
 
 
 async def test_killed_while_concatenating(start: Any, data: Path, rng: random.Random) -> None:

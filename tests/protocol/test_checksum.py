@@ -10,7 +10,7 @@ import crc32c
 import pytest
 
 from tusd_py.testing.contracts import wait_until
-from tusd_py.testing.raw import Headers, RawClient
+from tusd_py.testing.raw import CHUNKED, Headers, RawClient, chunked
 
 DIGESTS: dict[str, Callable[[bytes], bytes]] = {
     "sha1": lambda data: hashlib.sha1(data).digest(),
@@ -20,17 +20,11 @@ DIGESTS: dict[str, Callable[[bytes], bytes]] = {
     "crc32": lambda data: zlib.crc32(data).to_bytes(4, "big"),
     "crc32c": lambda data: crc32c.crc32c(data).to_bytes(4, "big"),
 }
-CHUNKED: Headers = {"Content-Length": None, "Transfer-Encoding": "chunked"}
 
 
 def checksum(data: bytes, algorithm: str = "sha1") -> Headers:
     """The header that announces the digest of these bytes."""
     return {"Upload-Checksum": f"{algorithm} {b64encode(DIGESTS[algorithm](data)).decode()}"}
-
-
-def chunked(data: bytes) -> bytes:
-    """The bytes in chunks of HTTP."""
-    return b"%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (1, data[:1], len(data) - 1, data[1:])
 
 
 async def test_advertised(tus: RawClient) -> None:
@@ -69,9 +63,9 @@ async def test_large_body(tus: RawClient, algorithm: str) -> None:
 async def test_chunked_body(tus: RawClient) -> None:
     """A body without a length can have a digest."""
     url = await tus.create(5)
-    assert (await tus.patch(url, 0, chunked(b"hello"), {**CHUNKED, **checksum(b"hell")})).status == 460
+    assert (await tus.patch(url, 0, chunked(b"h", b"ello"), {**CHUNKED, **checksum(b"hell")})).status == 460
     assert await tus.offset(url) == 0
-    assert (await tus.patch(url, 0, chunked(b"hello"), {**CHUNKED, **checksum(b"hello")})).offset == 5
+    assert (await tus.patch(url, 0, chunked(b"h", b"ello"), {**CHUNKED, **checksum(b"hello")})).offset == 5
 
 
 async def test_empty_body(tus: RawClient) -> None:
@@ -118,7 +112,7 @@ async def test_longer_than_the_upload(tus: RawClient) -> None:
     """A right digest does not help a body that is too long."""
     url = await tus.create(4)
     assert (await tus.patch(url, 0, b"hello", checksum(b"hello"))).status == 413
-    assert (await tus.patch(url, 0, chunked(b"hello"), {**CHUNKED, **checksum(b"hello")})).status == 413
+    assert (await tus.patch(url, 0, chunked(b"h", b"ello"), {**CHUNKED, **checksum(b"hello")})).status == 413
     assert await tus.offset(url) == 0
 
 

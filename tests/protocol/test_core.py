@@ -1,31 +1,16 @@
 """Core protocol: OPTIONS, versions, HEAD, PATCH, method override, and the form of every answer."""
 
-import asyncio
 import json
-import time
 import zlib
 from collections.abc import Callable
 
 import pytest
 
-from tusd_py.testing.contracts import wait_until
-from tusd_py.testing.raw import OFFSET_STREAM, Headers, RawClient
+from tusd_py.testing.raw import CHUNKED, OFFSET_STREAM, Headers, RawClient, chunked
 from tusd_py.testing.server import ServerProcess
 
 EXTENSIONS = "creation creation-with-upload creation-defer-length expiration checksum termination concatenation"
 UPLOAD_METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH"
-
-
-@pytest.fixture
-def limited(server_with: Callable[..., ServerProcess]) -> RawClient:
-    """A client of a server that takes 100 bytes."""
-    return RawClient(server_with("--max-size", "100").url)
-
-
-@pytest.fixture
-def impatient(server_with: Callable[..., ServerProcess]) -> RawClient:
-    """A client of a server that waits half a second."""
-    return RawClient(server_with("--read-timeout", "500ms", "--keepalive-timeout", "500ms").url)
 
 
 # OPTIONS
@@ -163,8 +148,7 @@ async def test_patch_of_a_complete_upload(tus: RawClient) -> None:
     answer = await tus.patch(url, 3)
     assert (answer.status, answer.offset) == (204, 3)
     assert (await tus.patch(url, 3, b"d")).status == 413
-    chunked = {"Content-Length": None, "Transfer-Encoding": "chunked"}
-    assert (await tus.patch(url, 3, b"1\r\nd\r\n0\r\n\r\n", chunked)).status == 413
+    assert (await tus.patch(url, 3, chunked(b"d"), CHUNKED)).status == 413
     assert (await tus.patch(url, 0, b"abc")).status == 409
     assert (await tus.get(url)).body == b"abc"
 
@@ -189,7 +173,7 @@ async def test_compressed_body_is_kept_as_it_is(tus: RawClient) -> None:
     packed = zlib.compress(b"a" * 1000, wbits=31)
     for framing, body in (
         ({}, packed),
-        ({"Content-Length": None, "Transfer-Encoding": "chunked"}, b"%x\r\n%s\r\n0\r\n\r\n" % (len(packed), packed)),
+        (CHUNKED, chunked(packed)),
     ):
         url = await tus.create(len(packed))
         assert (await tus.patch(url, 0, body, {"Content-Encoding": "gzip", **framing})).offset == len(packed)
@@ -239,130 +223,6 @@ async def test_large_body_that_is_refused(tus: RawClient) -> None:
         assert (await connection.answer("HEAD")).offset == 0
 
 
-# Interrupted requests
-
-
-@pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_cut_body_is_kept(tus: RawClient, framing: str) -> None:
-    """What arrived before a connection ended counts."""
-    for sent in (1, 3, 100_000):
-        url = await tus.create(200_000)
-        headers: Headers = {"Content-Length": 200_000}
-        body = bytes(sent)
-        if framing == "chunked":
-            headers = {"Content-Length": None, "Transfer-Encoding": "chunked"}
-            body = b"%x\r\n%s\r\n5\r\n" % (sent, body)
-        async with tus.connect() as connection:
-            await connection.send(tus.patch_message(url, 0, headers=headers) + body)
-            connection.end()
-            await connection.rest()
-
-        async def kept(url: str = url, sent: int = sent) -> bool:
-            return await tus.offset(url) == sent
-
-        await wait_until(kept)
-        assert (await tus.patch(url, sent, bytes(200_000 - sent))).status == 204
-        assert (await tus.get(url)).body == bytes(200_000)
-
-
-async def test_complete_body_of_a_client_that_left(tus: RawClient) -> None:
-    """A client that closes right after the last byte has uploaded all the same."""
-    url = await tus.create(3)
-    async with tus.connect() as connection:
-        await connection.send(tus.patch_message(url, 0, b"abc"))
-        connection.end()
-
-    async def complete() -> bool:
-        return (await tus.get(url)).body == b"abc"
-
-    await wait_until(complete)
-
-
-@pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_stalled_patch_hands_over(tus: RawClient, framing: str) -> None:
-    """HEAD makes a PATCH stop that receives nothing, and tells the bytes that it brought; a PATCH can follow."""
-    url = await tus.create(6)
-    async with tus.connect() as connection:
-        if framing == "length":
-            await connection.send(tus.patch_message(url, 0, headers={"Content-Length": 6}) + b"abc")
-        else:
-            chunked = {"Content-Length": None, "Transfer-Encoding": "chunked"}
-            await connection.send(tus.patch_message(url, 0, headers=chunked) + b"3\r\nabc\r\n")
-
-        async def arrived() -> bool:
-            return await tus.offset(url) == 3
-
-        await wait_until(arrived)
-        answer = await connection.answer()
-        assert (answer.status, answer.code) == (423, "ERR_UPLOAD_INTERRUPTED")
-    assert (await tus.patch(url, 3, b"def")).status == 204
-    assert (await tus.get(url)).body == b"abcdef"
-
-
-async def test_patch_takes_over(tus: RawClient) -> None:
-    """A PATCH takes the upload from one that stalls, at the offset that HEAD would tell."""
-    url = await tus.create(3)
-    async with tus.connect() as connection:
-        await connection.send(tus.patch_message(url, 0, headers={"Content-Length": 3, "Expect": "100-continue"}))
-        assert (await connection.answer()).status == 100
-        assert (await tus.patch(url, 0, b"abc")).status == 204
-        assert (await connection.answer()).status == 423
-    assert (await tus.get(url)).body == b"abc"
-
-
-@pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_silent_client(impatient: RawClient, framing: str) -> None:
-    """A client that stays silent gets 503; its bytes are kept and the upload is free."""
-    url = await impatient.create(6)
-    async with impatient.connect() as connection:
-        if framing == "length":
-            await connection.send(impatient.patch_message(url, 0, headers={"Content-Length": 6}) + b"abc")
-        else:
-            chunked = {"Content-Length": None, "Transfer-Encoding": "chunked"}
-            await connection.send(impatient.patch_message(url, 0, headers=chunked) + b"3\r\nabc\r\n2\r\n")
-        answer = await connection.answer()
-        assert (answer.status, answer.code) == (503, "ERR_READ_TIMEOUT")
-        assert "Retry-After" in answer.headers
-    assert (await impatient.patch(url, 3, b"def")).status == 204
-    assert (await impatient.get(url)).body == b"abcdef"
-
-
-async def test_slow_client(impatient: RawClient) -> None:
-    """The time-out is for silence: a client that takes longer in total, but goes on sending, is served."""
-    url = await impatient.create(8)
-    started = time.monotonic()
-    async with impatient.connect() as connection:
-        await connection.send(impatient.patch_message(url, 0, headers={"Content-Length": 8}))
-        for _ in range(8):
-            await asyncio.sleep(0.1)  # the client is slow
-            await connection.send(b"a")
-        assert (await connection.answer()).offset == 8
-    assert time.monotonic() - started > 0.5
-
-
-@pytest.mark.parametrize("before", [b"", b"HEAD /files/unknown HTTP/1.1\r\nHost: a\r\n\r\n"])
-async def test_half_a_head(impatient: RawClient, before: bytes) -> None:
-    """A connection on which a head is never completed is closed, no matter how many bytes trickle in."""
-    async with impatient.connect() as connection:
-        await connection.send(before + b"HEAD /files/unknown HTTP/1.1\r\nHost: a\r\n")
-        if before:
-            assert (await connection.answer("HEAD")).status == 412
-        closed = asyncio.create_task(connection.rest())
-        while not closed.done():
-            await asyncio.sleep(0.1)  # the client is slow
-            await connection.send(b"X: y\r\n")
-        assert closed.result() == b""
-
-
-async def test_silent_connection(impatient: RawClient) -> None:
-    """A connection without a request is closed, and so is one after its last answer."""
-    async with impatient.connect() as silent, impatient.connect() as idle:
-        await idle.send(impatient.message("OPTIONS"))
-        assert (await idle.answer()).status == 200
-        assert await silent.rest() == b""
-        assert await idle.rest() == b""
-
-
 # Method override
 
 
@@ -397,103 +257,6 @@ async def test_two_overrides(tus: RawClient) -> None:
     """Two overrides are refused."""
     answer = await tus.request("POST", await tus.create(3), {"X-HTTP-Method-Override": ["PATCH", "DELETE"]})
     assert answer.status == 400
-
-
-# Expect: 100-continue
-
-
-async def test_expect(tus: RawClient) -> None:
-    """The interim answer comes once the request is found right, and its connection can be used again."""
-    url = await tus.create(10)
-    async with tus.connect() as connection:
-        for offset in (0, 5):
-            headers = {"Content-Length": 5, "Expect": "100-continue"}
-            await connection.send(tus.patch_message(url, offset, headers=headers))
-            assert (await connection.answer()).status == 100
-            await connection.send(b"hello")
-            assert (await connection.answer()).status == 204
-    assert (await tus.get(url)).body == b"hellohello"
-
-
-async def test_expect_with_chunks(tus: RawClient) -> None:
-    """A chunked body can be waited for too."""
-    url = await tus.create(5)
-    async with tus.connect() as connection:
-        headers = {"Content-Length": None, "Transfer-Encoding": "chunked", "Expect": "100-continue"}
-        await connection.send(tus.patch_message(url, 0, headers=headers))
-        assert (await connection.answer()).status == 100
-        await connection.send(b"5\r\nhello\r\n0\r\n\r\n")
-        assert (await connection.answer()).status == 204
-
-
-async def test_expect_with_creation(tus: RawClient) -> None:
-    """A creation with bytes waits for permission as well."""
-    headers = {"Upload-Length": 5, "Content-Length": 5, "Content-Type": OFFSET_STREAM, "Expect": "100-Continue"}
-    async with tus.connect() as connection:
-        await connection.send(tus.message("POST", headers=headers))
-        assert (await connection.answer()).status == 100
-        await connection.send(b"hello")
-        answer = await connection.answer()
-        assert (answer.status, answer.offset) == (201, 5)
-
-
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({"Tus-Resumable": "0.2.2"}, 412),
-        ({"Upload-Offset": 1}, 409),
-        ({"Upload-Offset": "-1"}, 400),
-        ({"Content-Type": "text/plain"}, 415),
-        ({"Content-Length": 11}, 413),
-        ({"Upload-Length": 9}, 400),
-        ({"Upload-Checksum": "rot13 YQ=="}, 400),
-        ({"X-HTTP-Method-Override": "FOO"}, 405),
-        ({"Content-Length": None, "Transfer-Encoding": "chunked", "Upload-Offset": 1}, 409),
-    ],
-)
-async def test_refused_before_the_body(tus: RawClient, headers: Headers, status: int) -> None:
-    """A client that waits for permission hears the refusal first, and never that it may go on."""
-    url = await tus.create(10)
-    async with tus.connect() as connection:
-        await connection.send(
-            tus.patch_message(url, 0, headers={"Content-Length": 5, "Expect": "100-continue", **headers})
-        )
-        answer = await connection.answer()
-        assert answer.status == status
-        # Whether the body follows cannot be known, so that no request may follow it.
-        assert answer.headers["Connection"] == "close"
-    assert await tus.offset(url) == 0
-
-
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({"Upload-Length": 101}, 413),
-        ({"Content-Length": 51}, 413),
-        ({"Content-Type": "text/plain"}, 415),
-        ({"Upload-Length": None}, 400),
-    ],
-)
-async def test_creation_refused_before_the_body(limited: RawClient, headers: Headers, status: int) -> None:
-    """A creation with bytes that cannot be is refused before they are sent."""
-    own: Headers = {"Upload-Length": 50, "Content-Length": 50, "Content-Type": OFFSET_STREAM, "Expect": "100-continue"}
-    async with limited.connect() as connection:
-        await connection.send(limited.message("POST", headers={**own, **headers}))
-        assert (await connection.answer()).status == status
-
-
-async def test_unknown_upload_refused_before_the_body(tus: RawClient) -> None:
-    """So is a PATCH on nothing."""
-    async with tus.connect() as connection:
-        headers = {"Content-Length": 5, "Expect": "100-continue"}
-        await connection.send(tus.patch_message(tus.url + "unknown", 0, headers=headers))
-        assert (await connection.answer()).status == 404
-
-
-async def test_other_expectations(tus: RawClient) -> None:
-    """An expectation that is not met is refused."""
-    answer = await tus.post({"Upload-Length": 5, "Expect": "200-ok"})
-    assert (answer.status, answer.code) == (417, "ERR_INVALID_REQUEST")
 
 
 # The form of answers
@@ -572,23 +335,3 @@ async def test_preflight(tus: RawClient) -> None:
         plain = await tus.request("OPTIONS", url, origin)
         assert plain.headers["Tus-Version"] == "1.0.0"
         assert plain.headers["Access-Control-Allow-Origin"] == "http://elsewhere.example"
-
-
-async def test_named_origins(server_with: Callable[..., ServerProcess]) -> None:
-    """With named origins, pages of others get no permission."""
-    tus = RawClient(server_with("--cors-origin", "https://ours.example").url)
-    for origin, allowed in (("https://ours.example", "https://ours.example"), ("https://evil.example", None)):
-        answer = await tus.post({"Upload-Length": 0, "Origin": origin})
-        assert answer.headers.get("Access-Control-Allow-Origin") == allowed
-        preflight = await tus.request("OPTIONS", "", {"Origin": origin, "Access-Control-Request-Method": "POST"})
-        assert preflight.status == (200 if allowed else 403)
-        assert preflight.headers.get("Access-Control-Allow-Origin") == allowed
-
-
-async def test_without_cors(server_with: Callable[..., ServerProcess]) -> None:
-    """CORS can be turned off, for proxies that add the headers; OPTIONS then always tells capabilities."""
-    tus = RawClient(server_with("--no-cors").url)
-    headers = {"Origin": "http://elsewhere.example", "Access-Control-Request-Method": "POST"}
-    for answer in (await tus.request("OPTIONS", "", headers), await tus.post({"Upload-Length": 0, **headers})):
-        assert answer.headers["Tus-Resumable"] == "1.0.0"
-        assert not [name for name in answer.headers if name.lower().startswith("access-control")]

@@ -1,21 +1,13 @@
 """Creation and creation-with-upload."""
 
 import json
-from collections.abc import Callable
 
 import pytest
 
 from tusd_py.testing.contracts import wait_until
-from tusd_py.testing.raw import OFFSET_STREAM, Headers, RawClient
-from tusd_py.testing.server import ServerProcess
+from tusd_py.testing.raw import CHUNKED, OFFSET_STREAM, Headers, RawClient, chunked
 
 METADATA = "filename d29ybGRfZG9taW5hdGlvbl9wbGFuLnBkZg==,is_confidential"
-
-
-@pytest.fixture
-def limited(server_with: Callable[..., ServerProcess]) -> RawClient:
-    """A client of a server that takes 100 bytes."""
-    return RawClient(server_with("--max-size", "100").url)
 
 
 async def newest(tus: RawClient) -> dict[str, object]:
@@ -152,8 +144,8 @@ async def test_with_upload(tus: RawClient, body: bytes, framing: str) -> None:
     """POST may bring the first bytes, and all of them; the answer tells how many arrived."""
     headers: Headers = {"Upload-Length": 5}
     if framing == "chunked":
-        headers = {**headers, "Content-Length": None, "Transfer-Encoding": "chunked"}
-    sent = body if framing == "length" else b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        headers = {**headers, **CHUNKED}
+    sent = body if framing == "length" else chunked(body)
     answer = await tus.post(headers, sent)
     assert (answer.status, answer.offset) == (201, len(body))
     url = answer.headers["Location"]
@@ -184,8 +176,8 @@ async def test_with_too_many_bytes(tus: RawClient, framing: str) -> None:
     if framing == "length":
         answer = await tus.post({"Upload-Length": 4}, b"abcde")
     else:
-        headers: Headers = {"Upload-Length": 4, "Content-Length": None, "Transfer-Encoding": "chunked"}
-        answer = await tus.post(headers, b"5\r\nabcde\r\n0\r\n\r\n")
+        headers: Headers = {"Upload-Length": 4, **CHUNKED}
+        answer = await tus.post(headers, chunked(b"abcde"))
     assert (answer.status, answer.code) == (413, "ERR_UPLOAD_SIZE_EXCEEDED")
     assert "Location" not in answer.headers
     upload = await newest(tus)

@@ -1,20 +1,10 @@
 """Creation-defer-length: the size is told when it is known."""
 
-from collections.abc import Callable
-
 import pytest
 
-from tusd_py.testing.raw import Answer, Headers, RawClient
-from tusd_py.testing.server import ServerProcess
+from tusd_py.testing.raw import CHUNKED, Answer, Headers, RawClient, chunked
 
 DEFER: Headers = {"Upload-Defer-Length": 1}
-CHUNKED: Headers = {"Content-Length": None, "Transfer-Encoding": "chunked"}
-
-
-@pytest.fixture
-def limited(server_with: Callable[..., ServerProcess]) -> RawClient:
-    """A client of a server that takes 100 bytes."""
-    return RawClient(server_with("--max-size", "100").url)
 
 
 def lengths(answer: Answer) -> tuple[str | None, str | None]:
@@ -28,7 +18,7 @@ async def test_length_comes_last(tus: RawClient) -> None:
         url = await tus.create(headers=DEFER)
         assert lengths(await tus.head(url)) == (None, "1")
         assert (await tus.patch(url, 0, b"abc")).offset == 3
-        assert (await tus.patch(url, 3, b"2\r\nde\r\n0\r\n\r\n", CHUNKED)).offset == 5
+        assert (await tus.patch(url, 3, chunked(b"de"), CHUNKED)).offset == 5
         assert lengths(await tus.head(url)) == (None, "1")
         assert (await tus.get(url)).status == 404
         assert (await tus.patch(url, 5, last, {"Upload-Length": 5 + len(last)})).status == 204
@@ -125,7 +115,7 @@ async def test_bytes_above_maximum(limited: RawClient, framing: str) -> None:
     if framing == "length":
         answer = await limited.patch(url, 60, bytes(41))
     else:
-        answer = await limited.patch(url, 60, b"29\r\n" + bytes(41) + b"\r\n0\r\n\r\n", CHUNKED)
+        answer = await limited.patch(url, 60, chunked(bytes(41)), CHUNKED)
     assert answer.status == 413
     assert await limited.offset(url) == 60
     assert (await limited.patch(url, 60, bytes(40))).offset == 100

@@ -219,8 +219,10 @@ class FileStore:
             try:
                 self._check_mounted()
                 name = self.root / f".probe-{secrets.token_hex(8)}"
-                name.write_bytes(b"")
-                name.unlink()
+                try:
+                    name.write_bytes(bytes(64 * 1024))
+                finally:
+                    name.unlink(missing_ok=True)
             except StoreUnavailable as error:
                 return error.message
             except OSError as error:

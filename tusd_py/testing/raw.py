@@ -29,6 +29,15 @@ Text goes out as UTF-8, and bytes that are not UTF-8 as surrogate escapes.
 """
 
 
+CHUNKED: Headers = {"Content-Length": None, "Transfer-Encoding": "chunked"}
+"""Headers that replace the body's length."""
+
+
+def chunked(*parts: bytes) -> bytes:
+    """Return a body in chunks of HTTP, one for each part."""
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (*parts, b""))
+
+
 @dataclass(frozen=True)
 class Answer:
     """One HTTP response; an interim one (1xx) is an answer of its own."""
@@ -42,6 +51,11 @@ class Answer:
         """The error's code, `ERR_...`, or nothing."""
         code = self.body.partition(b":")[0].decode(errors="replace")
         return code if code.startswith("ERR_") else ""
+
+    def refused(self, code: str = "") -> bool:
+        """Whether it is a 4xx that says why, with this code if one is given, and makes no upload."""
+        says_why = self.code == code if code else bool(self.body)
+        return 400 <= self.status < 500 and says_why and "Location" not in self.headers
 
     @property
     def offset(self) -> int | None:

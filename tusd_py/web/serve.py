@@ -234,6 +234,7 @@ async def _stop(server: Server, listener: asyncio.Server, http: web.Server) -> N
         async with asyncio.timeout(seconds / 2):
             await uploads.bodies.idle()
     uploads.bodies.stop(ShuttingDown())
+    http.pre_shutdown()  # else connections without a request would be waited for
     await http.shutdown(seconds / 4)
     _log.info("stopped")
 

@@ -1,0 +1,88 @@
+"""Every example runs as it says."""
+
+import asyncio
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tusd_py.composer import load_plugins
+from tusd_py.config import Config, ConfigError
+from tusd_py.testing.raw import RawClient
+from tusd_py.testing.server import ServerProcess
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def test_every_example_has_a_test():
+    """An example that is added needs a test here."""
+    tests = [name for name, test in globals().items() if name.startswith("test_") and inspect.isfunction(test)]
+    for example in EXAMPLES.iterdir():
+        if example.is_file():
+            assert any(name.startswith(f"test_{example.stem}") for name in tests), example.name
+
+
+def script(name, *arguments, cwd):
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+async def test_01_upload_with_tuspy(server, tmp_path):
+    """The file arrives, the address is printed, and a second run has nothing to send."""
+    (tmp_path / "film.bin").write_bytes(b"0123456789" * 1_000_000)
+    first, second = [script("01_upload_with_tuspy.py", "film.bin", server.url, cwd=tmp_path) for _ in range(2)]
+    assert first.returncode == 0, first.stderr
+    assert first.stderr == "8388608 of 10000000 bytes\n10000000 of 10000000 bytes\n"
+    assert (await RawClient(server.url).get(first.stdout.strip())).body == (tmp_path / "film.bin").read_bytes()
+    assert (second.stdout, second.stderr) == (first.stdout, "")
+
+
+async def test_02_plugin_bearer_auth(tmp_path):
+    """Only those with a token get in, and who may only read cannot write."""
+    config = tmp_path / "tusd-py.toml"
+    table = '[plugins.02_plugin_bearer_auth]\ntokens = { ann = "secret-a", bob = "secret-b" }\nread_only = ["bob"]\n'
+    config.write_text(f'plugin = ["{EXAMPLES / "02_plugin_bearer_auth.py"}"]\n{table}')
+    ann, bob = {"Authorization": "Bearer secret-a"}, {"Authorization": "bearer secret-b"}
+    with ServerProcess("--config", str(config), "--upload-dir", str(tmp_path / "uploads")) as server:
+        tus = RawClient(server.url)
+        for stranger in ({}, {"Authorization": "Bearer secret"}, {"Authorization": "Basic secret-a"}):
+            assert (await tus.post({"Upload-Length": 1, **stranger})).status == 401
+        url = await tus.create(1, ann, b"x")
+        assert (await tus.get(url, ann)).body == b"x"
+        assert (await tus.get(url, bob)).status == 403
+        refused = await tus.post({"Upload-Length": 1, **bob})
+        assert (refused.status, refused.code) == (403, "ERR_READ_ONLY")
+        assert (await tus.request("GET", "/api/uploads", bob)).status == 200
+
+
+def test_02_plugin_bearer_auth_without_tokens():
+    """A server whose plugin has no tokens does not start."""
+    with pytest.raises(ConfigError, match="missing required field `tokens`"):
+        load_plugins(Config(plugin=[str(EXAMPLES / "02_plugin_bearer_auth.py")]))
+
+
+async def test_03_plugin_type_check(server_with):
+    """Parquet files are taken; others are refused by their first bytes, and those that were cut by their last."""
+    tus = RawClient(server_with(f"--plugin={EXAMPLES / '03_plugin_type_check.py'}").url)
+    assert (await tus.post({"Upload-Length": 12}, b"PAR1....PAR1")).status == 201
+    text = await tus.post({"Upload-Length": 12}, b"hello, world")
+    assert (text.status, text.body) == (415, b"ERR_UPLOAD_REJECTED: only Parquet files are taken here\n")
+    cut = await tus.post({"Upload-Length": 8}, b"PAR1....")
+    assert (cut.status, cut.body) == (422, b"ERR_UPLOAD_REJECTED: this Parquet file has no end: was it cut?\n")
+
+
+async def test_04_follow_an_upload(server, tmp_path):
+    """What happens to the upload is printed until it is complete."""
+    tus = RawClient(server.url)
+    url = await tus.create(6)
+    command = [sys.executable, str(EXAMPLES / "04_follow_an_upload.py"), url]
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"receiving: 0 of 6 bytes\n"
+    await tus.patch(url, 0, b"abc")
+    assert await process.stdout.readline() == b"receiving: 3 of 6 bytes\n"
+    await tus.patch(url, 3, b"def")
+    assert await process.stdout.read() == b"accepted: 6 of 6 bytes\n"
+    assert await process.wait() == 0
