@@ -138,7 +138,8 @@ async def test_malformed_chunks(tus: RawClient, chunks: bytes) -> None:
 @pytest.mark.parametrize("chunks", MALFORMED_CHUNKS[::3])
 async def test_chunks_that_become_malformed(server_with: Callable[..., ServerProcess], chunks: bytes) -> None:
     """So is one whose first chunks were right; those are kept, at the latest when the read time-out ends the wait."""
-    tus = RawClient(server_with("--read-timeout", "500ms", "--keepalive-timeout", "500ms").url)
+    waits = ["--read-timeout", "500ms", "--keepalive-timeout", "500ms", "--progress-interval", "50ms"]
+    tus = RawClient(server_with(*waits).url)
     url = await tus.create(20)
     async with tus.connect() as connection:
         await connection.send(tus.patch_message(url, 0, headers={**CHUNKED, "Expect": "100-continue"}))

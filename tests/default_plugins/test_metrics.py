@@ -15,7 +15,6 @@ from tusd_py.testing.contracts import wait_until
 from tusd_py.testing.raw import OFFSET_STREAM, RawClient
 from tusd_py.testing.server import ServerProcess
 
-
 NAUGHTY = Path(__file__).parents[1] / "hooks" / "naughty.py"
 
 

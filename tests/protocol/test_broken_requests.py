@@ -7,14 +7,15 @@ from collections.abc import Callable
 import pytest
 
 from tusd_py.testing.contracts import wait_until
-from tusd_py.testing.raw import CHUNKED, Headers, RawClient
+from tusd_py.testing.raw import CHUNKED, Headers, RawClient, chunked
 from tusd_py.testing.server import ServerProcess
 
 
 @pytest.fixture
 def impatient(server_with: Callable[..., ServerProcess]) -> RawClient:
-    """A client of a server that waits half a second."""
-    return RawClient(server_with("--read-timeout", "500ms", "--keepalive-timeout", "500ms").url)
+    """A client of a server that waits half a second, and records every 50 ms how far an upload is."""
+    waits = ["--read-timeout", "500ms", "--keepalive-timeout", "500ms", "--progress-interval", "50ms"]
+    return RawClient(server_with(*waits).url)
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
@@ -71,6 +72,27 @@ async def test_stalled_patch_hands_over(tus: RawClient, framing: str) -> None:
         assert (answer.status, answer.code) == (423, "ERR_UPLOAD_INTERRUPTED")
     assert (await tus.patch(url, 3, b"def")).status == 204
     assert (await tus.get(url)).body == b"abcdef"
+
+
+async def test_offset_that_was_told_stays(impatient: RawClient) -> None:
+    """What HEAD told during a PATCH stays true, even if that turns out to bring more than there is room for."""
+    url = await impatient.create(300)
+    async with impatient.connect() as connection:
+        await connection.send(impatient.patch_message(url, 0, headers=CHUNKED))
+
+        async def trickle() -> None:
+            while True:
+                await connection.send(b"1\r\na\r\n")
+                await asyncio.sleep(0.02)  # the client is slow
+
+        trickling = asyncio.create_task(trickle())
+        told = await wait_until(lambda: impatient.offset(url))
+        trickling.cancel()
+        await connection.send(chunked(bytes(300)))
+        assert (await connection.answer()).status == 413
+    offset = await impatient.offset(url)
+    assert offset is not None
+    assert offset >= told
 
 
 async def test_patch_takes_over(tus: RawClient) -> None:
