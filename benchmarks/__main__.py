@@ -23,9 +23,9 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=5.0, help="many: seconds between the chunks of one upload")
     parser.add_argument("--workers", type=int, default=1, help="many: server processes")
     arguments = parser.parse_args()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536, hard))
-    parent = arguments.directory or ("/dev/shm" if Path("/dev/shm").is_dir() else None)  # noqa: S108 - a tmpfs on purpose
+    parent = arguments.directory or ("/dev/shm" if Path("/dev/shm").is_dir() else None)
     with tempfile.TemporaryDirectory(prefix="tusd-py-bench-", dir=parent) as directory:
         if arguments.what in ("bulk", "all"):
             bulk.run(Path(directory), arguments.size_mib, arguments.rounds)

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urljoin
 
 from servers import Running, running, set_up_peers
 
@@ -41,7 +42,7 @@ def create(url: str, size: int) -> str:
     request.add_header("Upload-Length", str(size))
     with urllib.request.urlopen(request) as response:
         location = response.headers["Location"]
-    return location if location.startswith("http") else "http:" + location if location.startswith("//") else url + location
+    return urljoin(url, location)
 
 
 def upload(server: Running, source: Path) -> Figure:

@@ -70,10 +70,8 @@ async def client(url: str, chunks: int, pause: float, outcome: Outcome, data: by
 async def load(url: str, uploads: int, chunks: int, pause: float) -> Outcome:
     """Run all clients."""
     outcome, data = Outcome(), os.urandom(CHUNK)
-    starts = random.Random(1)  # noqa: S311 - only spreads the starts
-    await asyncio.gather(
-        *(client(url, chunks, pause, outcome, data, starts.uniform(0, pause)) for _ in range(uploads))
-    )
+    starts = random.Random(1)
+    await asyncio.gather(*(client(url, chunks, pause, outcome, data, starts.uniform(0, pause)) for _ in range(uploads)))
     return outcome
 
 

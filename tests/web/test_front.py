@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tusd_py.body import BUFFER_BYTES, Memory
+from tusd_py.testing.contracts import wait_until
 from tusd_py.testing.raw import OFFSET_STREAM, RawClient
 from tusd_py.testing.server import ServerProcess
 from tusd_py.web.front import BODY_LENGTH, Front, Receiver
@@ -88,9 +89,11 @@ async def test_every_byte_before_a_cut_is_kept(tus: RawClient, cut: int, how: st
 async def _until_received(tus: RawClient, url: str, count: int) -> None:
     """Wait until the server has written `count` bytes of an upload whose PATCH goes on."""
     path = f"/api/uploads/{urlsplit(url).path.rpartition('/')[2]}"
-    async with asyncio.timeout(10):
-        while f'"offset":{count},' not in (await tus.get(path)).body.decode():
-            await asyncio.sleep(0.05)
+
+    async def is_written() -> bool:
+        return f'"offset":{count},' in (await tus.get(path)).body.decode()
+
+    await wait_until(is_written)
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ async def serve(
 
         listener = await loop.create_server(accept, sock=server_socket, ssl=context, backlog=BACKLOG)
         if (most := most_connections(config)) < config.max_connections:
-            _log.info("the limit on open files allows fewer connections than max_connections", connections=most)
+            _log.debug("the limit on open files allows fewer connections than max_connections", connections=most)
         ready()
         await stop.wait()
         await _stop(server, listener, http)
