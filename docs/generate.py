@@ -111,8 +111,7 @@ def commands() -> str:
     parts = []
 
     def add(command: click.Command, parent: click.Context | None, name: str) -> None:
-        options = {"help_option_names": ["-h", "--help"]}
-        context = click.Context(command, parent, name, terminal_width=WIDTH, max_content_width=WIDTH, **options)
+        context = click.Context(command, parent, name, terminal_width=WIDTH, help_option_names=["-h", "--help"])
         path = context.command_path
         parts.append(f"## {path}\n\n```text\n{command.get_help(context)}\n```\n")
         if isinstance(command, click.Group):

@@ -164,7 +164,7 @@ def metered_workers(tmp_path):
 
 
 async def test_figures_of_several_workers_are_added_up(metered_workers):
-    """Whichever process answers, the figures are those of all, and stay when a process dies."""
+    """Whichever process answers, figures are those of all; counters outlive a process, and gauges go with it."""
     metered, created = metered_workers, 0
     while len(workers_of(metered.server)) < 2 or created < 20:
         await asyncio.gather(*(metered.tus.create(2, {}, b"ab") for _ in range(10)))
@@ -175,14 +175,21 @@ async def test_figures_of_several_workers_are_added_up(metered_workers):
         assert await metered.value("upload_received_bytes_total") == 2 * created
         assert await metered.value("active_uploads") == 0
 
-    before = set(children_of(metered.server.pid))
-    os.kill(min(before), signal.SIGKILL)
-    await wait_until(lambda: len(before & (now := set(children_of(metered.server.pid)))) == 1 and len(now) == 2)
+    url = await metered.tus.create(10)
+    async with metered.tus.connect() as connection:
+        headers = {"Upload-Offset": 0, "Content-Type": OFFSET_STREAM, "Content-Length": 10}
+        await connection.send(metered.tus.message("PATCH", url, headers) + b"0123")
+        await metered.becomes(1, "active_uploads")
+        before = set(children_of(metered.server.pid))
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        await wait_until(lambda: len(now := set(children_of(metered.server.pid))) == 2 and not before & now)
 
-    async def answers():
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            return await metered.value("uploads_total", status="accepted") == created
+        async def answers():
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                return await metered.value("uploads_total", status="accepted") == created
 
-    await wait_until(answers)
+        await wait_until(answers)
+        assert await metered.value("active_uploads") == 0
     await metered.tus.create(2, {}, b"ab")
     assert await metered.value("uploads_total", status="accepted") == created + 1

@@ -36,7 +36,7 @@ class ServerProcess:
     many seconds the server may take to accept connections, and to exit once told to.
     """
 
-    def __init__(self, *args: str, env: Mapping[str, str] | None = None, timeout: float = 30.0) -> None:
+    def __init__(self, *args: str, env: Mapping[str, str] | None = None, timeout: float = 60.0) -> None:
         self._args = args
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TUSD_PY_")}
         self._env = {**inherited, **(env or {})}
