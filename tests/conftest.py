@@ -6,9 +6,14 @@ HYPOTHESIS_PROFILE=soak runs property tests with random examples, and many more 
 
 import json
 import os
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -33,9 +38,76 @@ async def pre_create(request, upload):
     return Changes(id=upload.metadata["id"]) if "id" in upload.metadata else None
 """
 
+# What tests with a marker of pyproject.toml need on the PATH.
+TOOLS = {
+    "needs_node": ["node", "npm"],
+    "needs_chromium": ["chromium"],
+    "needs_curl": ["curl"],
+    "needs_openssl": ["openssl"],
+    "needs_strace": ["strace"],
+    "needs_mount": ["mount", "umount"],
+}
+
+# How many tests were left out for which missing means.
+NOT_RUN = pytest.StashKey[dict[str, int]]()
+
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("soak", max_examples=5000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that this machine cannot run, or refuse to run if TUSD_PY_REQUIRE_ALL is 1."""
+    lacks = {
+        item: ", ".join(sorted({lack for mark in item.iter_markers() for lack in missing(mark.name)})) for item in items
+    }
+    not_run = Counter(lack for lack in lacks.values() if lack)
+    if not_run and os.environ.get("TUSD_PY_REQUIRE_ALL") == "1":
+        raise pytest.UsageError("\n".join(not_run_lines(not_run)))
+    config.hook.pytest_deselected(items=[item for item in items if lacks[item]])
+    items[:] = [item for item in items if not lacks[item]]
+    config.stash[NOT_RUN] = not_run
+    if hasattr(config, "workeroutput"):  # a worker of pytest-xdist collects, but only its controller prints
+        config.workeroutput["not_run"] = dict(not_run)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker of pytest-xdist left out; each worker leaves out the same."""
+    node.config.stash[NOT_RUN] = getattr(node, "workeroutput", {}).get("not_run", {})
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Name what was left out, last of all."""
+    for line in not_run_lines(config.stash.get(NOT_RUN, {})):
+        terminalreporter.write_line(line, yellow=True, bold=True)
+
+
+@cache
+def missing(marker: str) -> tuple[str, ...]:
+    """Return what this machine lacks for tests with a marker."""
+    lacks = [f"{tool} (not found on PATH)" for tool in TOOLS.get(marker, []) if shutil.which(tool) is None]
+    if marker == "needs_mount" and not lacks and not can_mount():
+        lacks = ["to mount file systems (root can, and `unshare --user --map-root-user --mount`)"]
+    return tuple(lacks)
+
+
+def can_mount() -> bool:
+    """Return whether file systems can be mounted, by mounting one."""
+    with tempfile.TemporaryDirectory() as folder:
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "none", folder], capture_output=True).returncode == 0
+        if mounted:
+            subprocess.run(["umount", folder], check=True)
+    return mounted
+
+
+def not_run_lines(not_run: dict[str, int]) -> list[str]:
+    """Return one line for each thing that is missing."""
+    return [
+        f"NOT RUN: {count} {'test needs' if count == 1 else 'tests need'} {lack}" for lack, count in not_run.items()
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,13 @@
 """A tus 1.0 resumable-upload server with plugins."""
 
+from tusd_py.config import ConfigError
 from tusd_py.errors import Reject, TusError
 from tusd_py.hooks.specs import hookimpl
 from tusd_py.models import Changes, Identity, Request, Response, Status, Upload, Verdict
 
 __all__ = [
     "Changes",
+    "ConfigError",
     "Identity",
     "Reject",
     "Request",

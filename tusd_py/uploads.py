@@ -24,7 +24,7 @@ from tusd_py.models import UPLOAD_ID, Concat, Content, Request, Status, Upload, 
 from tusd_py.state.base import State
 from tusd_py.stores.base import Readable, Store, Terminable
 
-HEALTHY_SECONDS = 0.2
+HEALTHY_SECONDS = 0.15
 """A HEAD waits so long for a PATCH in progress to stall before it takes the recorded offset."""
 
 _log = structlog.get_logger("tusd_py.uploads")

@@ -10,10 +10,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,53 +21,6 @@ from tusd_py.testing.server import ServerProcess
 
 HERE = Path(__file__).parent
 SIZE_MIB = int(os.environ.get("TUSD_PY_TEST_SIZE_MIB", "1024"))
-
-# What a marker of pyproject.toml needs on the PATH.
-TOOLS = {"needs_node": ["node", "npm"], "needs_chromium": ["chromium"], "needs_curl": ["curl"]}
-
-# How many tests were left out for which missing tools.
-NOT_RUN = pytest.StashKey[dict[str, int]]()
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests whose tools this machine lacks, or refuse to run if TUSD_PY_REQUIRE_ALL is 1."""
-    missing = {item: missing_tools(item) for item in items}
-    not_run = Counter(tools for tools in missing.values() if tools)
-    if not_run and os.environ.get("TUSD_PY_REQUIRE_ALL") == "1":
-        raise pytest.UsageError("\n".join(not_run_lines(not_run)))
-    config.hook.pytest_deselected(items=[item for item in items if missing[item]])
-    items[:] = [item for item in items if not missing[item]]
-    config.stash[NOT_RUN] = not_run
-    if hasattr(config, "workeroutput"):  # a worker of pytest-xdist collects, but only its controller prints
-        config.workeroutput["not_run"] = dict(not_run)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Take over what a worker of pytest-xdist left out; each worker leaves out the same."""
-    node.config.stash[NOT_RUN] = getattr(node, "workeroutput", {}).get("not_run", {})
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Name what was left out, last of all."""
-    for line in not_run_lines(config.stash.get(NOT_RUN, {})):
-        terminalreporter.write_line(line, yellow=True, bold=True)
-
-
-def missing_tools(item: pytest.Item) -> str:
-    """What a test needs and the PATH does not have."""
-    needed = chain.from_iterable(TOOLS.get(mark.name, []) for mark in item.iter_markers())
-    return ", ".join(sorted({tool for tool in needed if shutil.which(tool) is None}))
-
-
-def not_run_lines(not_run: dict[str, int]) -> list[str]:
-    """One line for each set of missing tools."""
-    return [
-        f"NOT RUN: {count} {'test needs' if count == 1 else 'tests need'} {tools} (not found on PATH)"
-        for tools, count in not_run.items()
-    ]
 
 
 @pytest.fixture(scope="session")

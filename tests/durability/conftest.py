@@ -2,13 +2,10 @@
 
 import contextlib
 import os
-import shutil
 import subprocess
 import tempfile
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,67 +13,6 @@ import pytest
 
 from tusd_py.testing.raw import OFFSET_STREAM, Connection, RawClient
 from tusd_py.testing.server import ServerProcess
-
-# How many tests were left out for which missing means.
-NOT_RUN = pytest.StashKey[dict[str, int]]()
-MARKERS = {
-    "needs_mount": "mounts file systems: as root, or inside `unshare --user --map-root-user --mount`",
-    "needs_strace": "runs strace",
-}
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Declare the markers."""
-    for name, meaning in MARKERS.items():
-        config.addinivalue_line("markers", f"{name}: {meaning}")
-
-
-@cache
-def missing(marker: str) -> str:
-    """What this machine lacks for tests with a marker; nothing if they can run."""
-    if marker == "needs_strace":
-        return "" if shutil.which("strace") else "strace (not found on PATH)"
-    with tempfile.TemporaryDirectory() as folder:
-        if mounted := subprocess.run(["mount", "-t", "tmpfs", "none", folder], capture_output=True).returncode == 0:
-            subprocess.run(["umount", folder], check=True)
-    return "" if mounted else "to mount file systems (root can, and `unshare --user --map-root-user --mount`)"
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that this machine cannot run, or refuse to run if TUSD_PY_REQUIRE_ALL is 1."""
-    lacks = {
-        item: ", ".join(filter(None, (missing(mark.name) for mark in item.iter_markers() if mark.name in MARKERS)))
-        for item in items
-    }
-    not_run = Counter(lack for lack in lacks.values() if lack)
-    if not_run and os.environ.get("TUSD_PY_REQUIRE_ALL") == "1":
-        raise pytest.UsageError("\n".join(not_run_lines(not_run)))
-    config.hook.pytest_deselected(items=[item for item in items if lacks[item]])
-    items[:] = [item for item in items if not lacks[item]]
-    config.stash[NOT_RUN] = not_run
-    if hasattr(config, "workeroutput"):  # a worker of pytest-xdist collects, but only its controller prints
-        config.workeroutput["not_run_durability"] = dict(not_run)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Take over what a worker of pytest-xdist left out; each worker leaves out the same."""
-    node.config.stash[NOT_RUN] = getattr(node, "workeroutput", {}).get("not_run_durability", {})
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Name what was left out, last of all."""
-    for line in not_run_lines(config.stash.get(NOT_RUN, {})):
-        terminalreporter.write_line(line, yellow=True, bold=True)
-
-
-def not_run_lines(not_run: dict[str, int]) -> list[str]:
-    """One line for each thing that is missing."""
-    return [
-        f"NOT RUN: {count} {'test needs' if count == 1 else 'tests need'} {lack}" for lack, count in not_run.items()
-    ]
 
 
 @pytest.fixture

@@ -7,12 +7,14 @@ import asyncio
 import base64
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tusd_py.testing.raw import RawClient
+from tusd_py.testing.server import ServerProcess
 
 DATA = bytes(range(250)) * 4
 BEGUN = "0b1ce2d5f6a7480980a1b2c3d4e5f607"
@@ -23,9 +25,22 @@ JOINED = "4f50c6b9daeb4c4dc4e5f60718293a4b"
 OF_TUSD_1 = "5061d7caebfc4d5ed5f60718293a4b5c"
 
 
-@pytest.fixture
-def tusd_data(data: Path) -> Path:
+# Like JOINED, but its parts were removed; and like BEGUN, but a hook of tusd's put the bytes elsewhere.
+JOINED_ALONE = "joined-and-without-parts"
+ELSEWHERE = "bytes-elsewhere"
+
+
+def copied(data: Path, source: str, target: str, **changes: Any) -> None:
+    """Give an upload another id, and change its manifest."""
+    manifest = json.loads((data / f"{source}.info").read_text().replace(source, target))
+    (data / f"{target}.info").write_text(json.dumps(manifest | changes))
+    (data / target).write_bytes((data / source).read_bytes())
+
+
+@pytest.fixture(scope="module")
+def tusd_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory as tusd left it."""
+    data = tmp_path_factory.mktemp("tusd") / "data"
     shutil.copytree(Path(__file__).parent / "tusd", data)
     for upload_id, stored in {
         BEGUN: DATA[:300],
@@ -36,75 +51,77 @@ def tusd_data(data: Path) -> Path:
         OF_TUSD_1: DATA[:100],
     }.items():
         (data / upload_id).write_bytes(stored)
+    copied(data, JOINED, JOINED_ALONE, PartialUploads=["gone", "gone-too"])
+    copied(data, BEGUN, ELSEWHERE, Storage={"Path": "/srv/tusd/outside", "InfoPath": "/srv/tusd/data/x.info"})
+    (data / ELSEWHERE).unlink()
+    (data.parent / "outside").write_bytes(DATA[:300])
     return data
 
 
-async def test_uploads_go_on(start: Any, tusd_data: Path) -> None:
+@pytest.fixture(scope="module")
+def server(tusd_data: Path) -> Iterator[ServerProcess]:
+    """Our server on that directory."""
+    with ServerProcess("--upload-dir", str(tusd_data), "--log-format", "json") as server:
+        yield server
+    assert "Traceback" not in server.output(), server.output()
+
+
+@pytest.fixture(scope="module")
+def client(server: ServerProcess) -> RawClient:
+    """Its client."""
+    return RawClient(server.url)
+
+
+async def test_uploads_go_on(client: RawClient) -> None:
     """What tusd began is finished here, with its metadata."""
-    client = RawClient((server := start()).url)
     for upload_id, offset in {BEGUN: 300, OF_TUSD_1: 100}.items():
-        url = server.url + upload_id
+        url = client.url + upload_id
         answer = await client.head(url)
         assert (answer.status, answer.offset, answer.headers["Upload-Length"]) == (200, offset, "1000")
         assert (await client.patch(url, offset, DATA[offset:])).status == 204
-        answer = await client.get(url)
-        assert answer.body == DATA
-    metadata = (await client.head(server.url + BEGUN)).headers["Upload-Metadata"]
+        assert (await client.get(url)).body == DATA
+    metadata = (await client.head(client.url + BEGUN)).headers["Upload-Metadata"]
     sent = dict(pair.split(" ") for pair in metadata.split(","))
     assert base64.b64decode(sent["filename"]).decode() == "Zoë's <plan> & more.pdf"
 
 
-async def test_deferred_length(start: Any, tusd_data: Path) -> None:
+async def test_deferred_length(client: RawClient) -> None:
     """An upload whose length tusd did not know yet can be told it here."""
-    client = RawClient((server := start()).url)
-    url = server.url + DEFERRED
+    url = client.url + DEFERRED
     answer = await client.head(url)
     assert (answer.offset, answer.headers["Upload-Defer-Length"]) == (200, "1")
     assert (await client.patch(url, 200, DATA[200:], {"Upload-Length": 1000})).status == 204
     assert (await client.get(url)).body == DATA
 
 
-async def test_parts(start: Any, tusd_data: Path) -> None:
+async def test_parts(client: RawClient) -> None:
     """Parts that tusd received can be joined here."""
-    client = RawClient((server := start()).url)
-    answer = await client.post({"Upload-Concat": f"final;/files/{SECOND_PART} {server.url}{FIRST_PART}"})
+    answer = await client.post({"Upload-Concat": f"final;/files/{SECOND_PART} {client.url}{FIRST_PART}"})
     assert answer.status == 201
     assert (await client.get(answer.headers["Location"])).body == DATA[400:] + DATA[:400]
 
 
-@pytest.mark.parametrize("parts", ["still there", "removed"])
-async def test_joined_upload(start: Any, tusd_data: Path, parts: str) -> None:
+@pytest.mark.parametrize("upload_id", [JOINED, JOINED_ALONE])
+async def test_joined_upload(client: RawClient, upload_id: str) -> None:
     """What tusd has joined is complete here, whether or not its parts are left."""
-    if parts == "removed":
-        for part in (FIRST_PART, SECOND_PART):
-            (tusd_data / part).unlink()
-            (tusd_data / f"{part}.info").unlink()
-    client = RawClient((server := start()).url)
-    answer = await client.head(server.url + JOINED)
+    answer = await client.head(client.url + upload_id)
     assert (answer.status, answer.offset) == (200, 1000)
     assert answer.headers["Upload-Concat"].startswith("final;")
-    assert (await client.get(server.url + JOINED)).body == DATA
+    assert (await client.get(client.url + upload_id)).body == DATA
 
 
-async def test_file_elsewhere(start: Any, tusd_data: Path, tmp_path: Path) -> None:
+async def test_file_elsewhere(client: RawClient, tusd_data: Path) -> None:
     """A file that a hook of tusd's put outside the directory is refused, not lost and not read."""
-    outside = tmp_path / "outside"
-    outside.write_bytes(DATA[:300])
-    manifest = tusd_data / f"{BEGUN}.info"
-    value = json.loads(manifest.read_text())
-    value["Storage"]["Path"] = "/srv/tusd/outside"
-    manifest.write_text(json.dumps(value))
-    client = RawClient((server := start()).url)
-    answer = await client.get(server.url + BEGUN)
+    url = client.url + ELSEWHERE
+    answer = await client.get(url)
     assert (answer.status, answer.code) == (403, "ERR_FORBIDDEN")
-    assert (await client.patch(server.url + BEGUN, 300, DATA[300:])).status == 403
-    assert outside.read_bytes() == DATA[:300]
-    assert manifest.exists()
+    assert (await client.patch(url, 300, DATA[300:])).status == 403
+    assert (tusd_data.parent / "outside").read_bytes() == DATA[:300]
+    assert (tusd_data / f"{ELSEWHERE}.info").read_bytes()
 
 
-async def test_tusd_reads_ours(start: Any, data: Path) -> None:
+async def test_tusd_reads_ours(client: RawClient, tusd_data: Path) -> None:
     """Our manifests have every field of tusd's with its type, and say where the bytes are."""
-    client = RawClient(start().url)
     part = await client.create(10, {"Upload-Concat": "partial"}, DATA[:10])
     urls = [
         part,
@@ -125,27 +142,27 @@ async def test_tusd_reads_ours(start: Any, data: Path) -> None:
     }
     for url in urls:
         upload_id = url.rsplit("/", 1)[-1]
-        manifest = json.loads((data / f"{upload_id}.info").read_bytes())
+        manifest = json.loads((tusd_data / f"{upload_id}.info").read_bytes())
         for name, kind in types.items():
             assert isinstance(manifest[name], kind), (name, manifest)
         assert all(isinstance(value, str) for value in {**manifest["MetaData"], **manifest["Storage"]}.values())
         assert manifest["ID"] == upload_id
-        assert manifest["Storage"]["Path"] == str(data / upload_id)
-        assert manifest["Storage"]["InfoPath"] == str(data / f"{upload_id}.info")
+        assert manifest["Storage"]["Path"] == str(tusd_data / upload_id)
+        assert manifest["Storage"]["InfoPath"] == str(tusd_data / f"{upload_id}.info")
         assert "/" not in "".join(manifest["PartialUploads"] or [])
 
 
-@pytest.mark.parametrize("how_much", ["more", "all"])
-async def test_tusd_goes_on_with_ours(start: Any, data: Path, how_much: str) -> None:
-    """Bytes that tusd appended to an upload of ours, while our server was stopped, count when it runs again."""
+async def test_tusd_goes_on_with_ours(start: Any, data: Path) -> None:
+    """Bytes that tusd appended to uploads of ours, while our server was stopped, count when it runs again."""
     server = start()
     client = RawClient(server.url)
-    url = await client.create(len(DATA), body=DATA[:100])
+    uploads = {stop: await client.create(len(DATA), body=DATA[:100]) for stop in (600, len(DATA))}
     server.stop()
-    with (data / url.rsplit("/", 1)[-1]).open("ab") as file:
-        file.write(DATA[100 : 600 if how_much == "more" else None])
+    for stop, url in uploads.items():
+        with (data / url.rsplit("/", 1)[-1]).open("ab") as file:
+            file.write(DATA[100:stop])
     await asyncio.to_thread(server.start)
-    offset = await client.offset(url)
-    assert offset == (600 if how_much == "more" else len(DATA))
-    assert (await client.patch(url, offset, DATA[offset:])).status == 204
-    assert (await client.get(url)).body == DATA
+    for stop, url in uploads.items():
+        assert (await client.offset(url)) == stop
+        assert (await client.patch(url, stop, DATA[stop:])).status == 204
+        assert (await client.get(url)).body == DATA

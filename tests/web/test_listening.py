@@ -26,6 +26,7 @@ def certificate(tmp_path_factory):
     return cert, key
 
 
+@pytest.mark.needs_openssl
 async def test_an_upload_over_tls(tmp_path, certificate):
     """With a certificate the server speaks HTTPS and nothing else, and its addresses say so."""
     cert, key = certificate
@@ -46,6 +47,7 @@ async def test_an_upload_over_tls(tmp_path, certificate):
     assert '"level": "error"' not in server.output()
 
 
+@pytest.mark.needs_openssl
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_certificate_that_cannot_be_used_is_named(tmp_path, certificate, workers):
     """The server does not start, and says which file is at fault."""
