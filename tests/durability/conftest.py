@@ -180,9 +180,3 @@ def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
             return folder
 
         yield make
-
-
-@pytest.fixture
-def log_events() -> Callable[[ServerProcess, str], list[str]]:
-    """A function that returns the log lines with an event."""
-    return lambda server, event: [line for line in server.output().splitlines() if f'"event": "{event}"' in line]

@@ -156,3 +156,32 @@ async def test_silent_connection(impatient: RawClient) -> None:
         assert (await idle.answer()).status == 200
         assert await silent.rest() == b""
         assert await idle.rest() == b""
+
+
+@pytest.mark.parametrize("ending", ["end", "reset"])
+async def test_clients_that_leave(tus: RawClient, server: ServerProcess, ending: str) -> None:
+    """A client that does not wait for its answer is no failure of the server, and is not logged as one."""
+    url, content = await tus.create(2**22), await tus.create(2**22, body=bytes(2**22))
+    messages = [
+        tus.patch_message(url, 5, bytes(100_000), {"Content-Length": 2**21}),
+        tus.patch_message(url, 5, bytes(10)),
+        tus.patch_message(url, 5, chunked(bytes(10)), CHUNKED),
+        tus.patch_message(url, 0, headers={"Content-Length": 5, "Expect": "100-continue"}),
+        tus.message("GET", content),
+        tus.message("HEAD", content),
+        tus.message("GET", "/api/uploads"),
+        tus.message("GET", f"/api/uploads/{url.rpartition('/')[2]}/events"),
+    ]
+    for patience in (0, 1, 10, 100):
+        for message in messages:
+            async with tus.connect() as connection:
+                await connection.send(message)
+                for _ in range(patience):
+                    await asyncio.sleep(0)
+                if ending == "end":
+                    connection.end()
+                    await connection.rest()
+                else:
+                    connection.reset()
+    assert await tus.offset(url) == 0
+    assert '"level": "error"' not in server.output()

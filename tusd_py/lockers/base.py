@@ -39,7 +39,7 @@ class Locker(Protocol):
         """Return the upload's lock, asking a present holder to let go.
 
         `timeout` is in seconds; 0 takes the lock only if it is free, and asks nobody. `let_go` is called when the
-        next one asks this holder.
+        next one asks this holder, which may be before this returns.
 
         Raises:
             Locked: the holder did not let go in time.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -59,13 +60,25 @@ class SqliteState:
         try:
             await asyncio.to_thread(self.path.parent.mkdir, parents=True, exist_ok=True)
             self._db = await aiosqlite.connect(self.path, isolation_level=None, timeout=BUSY_SECONDS)
-            await self._db.execute("PRAGMA journal_mode=WAL")
-            await self._db.execute("PRAGMA synchronous=NORMAL")
-            await self._db.executescript(_SCHEMA)
+            await self._prepare()
         except (OSError, sqlite3.Error) as error:
             with contextlib.suppress(AttributeError):
                 await self._db.close()
             raise self._unusable(error) from error
+
+    async def _prepare(self) -> None:
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                await self._db.execute("PRAGMA journal_mode=WAL")
+                await self._db.execute("PRAGMA synchronous=NORMAL")
+                await self._db.executescript(_SCHEMA)
+                return
+            except sqlite3.OperationalError as error:
+                # Of several processes that make the file at once SQLite refuses some instead of letting them wait.
+                if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.01)
 
     async def insert(self, upload: Upload) -> None:
         """Add a record, and for a final upload whom it waits for."""
@@ -155,8 +168,8 @@ class SqliteState:
     def _unusable(self, error: Exception) -> StoreUnavailable:
         """Return what to tell the operator when the server starts."""
         return StoreUnavailable(
-            f"cannot use the records in {self.path}: {error}. If the file is damaged, move it away: "
-            "the records are made again from the uploads' manifests"
+            f"cannot use the records in {self.path}: {error}. The disk may be full or read-only. If the file is "
+            "damaged, move it away: the records are made again from the uploads' manifests"
         )
 
     async def _read(self, statement: str, values: Sequence[Any]) -> list[Any]:
@@ -187,8 +200,13 @@ def _decode(row: Sequence[Any]) -> Upload:
     return _decoder.decode(row[0])
 
 
+def _code(error: sqlite3.Error) -> int:
+    """Return SQLite's error code without the details of extended ones."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
 def _translated(error: sqlite3.Error) -> TusError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the details of extended codes
+    code = _code(error)
     if code == sqlite3.SQLITE_FULL:
         return StorageFull()
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):

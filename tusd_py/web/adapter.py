@@ -117,8 +117,9 @@ class Adapter:
                 async with asyncio.timeout(seconds):
                     await answer.write(chunk)
             await answer.write_eof()
-        except (TimeoutError, TusError):
-            # The head is sent, so the only honest end is a broken connection: too slow a reader, or missing bytes.
+        except (TimeoutError, ConnectionError, TusError):
+            # The head is sent, so the only honest end is a broken connection, if there still is one: the reader is too
+            # slow or has left, or bytes are missing.
             if request.transport is not None:
                 request.transport.abort()
 

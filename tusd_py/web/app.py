@@ -74,8 +74,14 @@ class Server:
     @web.middleware
     async def _finish(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """See to it that the connection is in order after the answer."""
-        answer = await handler(request)
-        await self.adapter.finish(request, answer)
+        try:
+            answer = await handler(request)
+            await self.adapter.finish(request, answer)
+        except ConnectionError:
+            # The client has left. aiohttp would log that as a failure of ours; what is returned here nobody reads.
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response()
         return answer
 
     @web.middleware
