@@ -224,8 +224,8 @@ class Body:
 
     @property
     def discard(self) -> bool:
-        """Whether the body has ended in a way that none of its bytes may count."""
-        return isinstance(self.error, SizeExceeded) or (self.has_checksum and self.error is not None)
+        """Whether the body has ended in a way that none of its bytes may count: they could not be verified."""
+        return self.has_checksum and self.error is not None
 
     def limit(self, count: int | None) -> None:
         """Allow at most `count` bytes.
@@ -315,6 +315,7 @@ class Body:
                 if self._source.is_waiting:
                     self.close(ReadTimeout(f"no data arrived for {self._read_timeout:g} seconds; what arrived is kept"))
         if self._limit is not None and self.received > self._limit:
+            # What was stored of it before may have been told as the offset, and stays.
             self.close(SizeExceeded(f"the body has more than the {self._limit} bytes that the upload lacks"))
             return []
         return batch

@@ -40,7 +40,11 @@ async def test_a_preflight_allows_the_methods_of_the_protocol(tus, method):
 async def test_a_preflight_for_what_is_not_allowed_is_refused(tus):
     """An unknown header gets 403 with a reason that an operator understands."""
     answer = await tus.request("OPTIONS", "", preflight(fields="x-mine"))
-    assert (answer.status, answer.code) == (403, "ERR_ORIGIN_NOT_ALLOWED")
+    assert (answer.status, answer.code) == (403, "ERR_FORBIDDEN")
+    assert b"cors_allow_header" in answer.body
+    assert (await tus.request("OPTIONS", "", preflight(method="PUT"))).status == 403
+    without_origin = {name: value for name, value in preflight().items() if name != "Origin"}
+    assert (await tus.request("OPTIONS", "", without_origin)).headers["Tus-Version"] == "1.0.0"
 
 
 async def test_options_without_a_question_tells_the_capabilities(tus):

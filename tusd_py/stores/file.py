@@ -20,6 +20,7 @@ import contextlib
 import errno
 import os
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +37,7 @@ Fsync = Literal["never", "finish", "chunk"]
 COPY_BYTES = 256 * 1024 * 1024
 USER_COPY_BYTES = 1024 * 1024
 # A client that does not read holds two or three of these.
+LEFT_OVER_SECONDS = 3600
 READ_BYTES = 128 * 1024
 MAX_NAME_BYTES = 255
 MAX_VECTORS = min(os.sysconf("SC_IOV_MAX"), 1024)
@@ -68,6 +70,10 @@ class FileStore:
 
         def prepare() -> None:
             self.root.mkdir(parents=True, exist_ok=True)
+            for left_over in self.root.glob("*.tmp"):
+                # A process that died while it replaced a manifest; another one may be doing so right now.
+                if time.time() - left_over.stat().st_mtime > LEFT_OVER_SECONDS:
+                    left_over.unlink(missing_ok=True)
             if not (self.root / _MARKER).exists():
                 (self.root / _MARKER).write_text(
                     "This directory belongs to tusd-py. Without this file it is not used.\n"

@@ -74,7 +74,8 @@ class EveryPage(AbstractRouterAdapter):
 
     def is_preflight_request(self, request: web.Request) -> bool:
         """Whether a browser asks for permission; any other OPTIONS asks for the server's capabilities."""
-        return request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+        wanted = (hdrs.ORIGIN, hdrs.ACCESS_CONTROL_REQUEST_METHOD)
+        return request.method == hdrs.METH_OPTIONS and all(name in request.headers for name in wanted)
 
     def is_cors_enabled_on_request(self, request: web.Request) -> bool:
         """Return True for every request."""
@@ -86,7 +87,9 @@ class EveryPage(AbstractRouterAdapter):
     async def get_preflight_request_config(
         self, preflight_request: web.Request, origin: str, request_method: str
     ) -> Any:
-        """Return the options for a preflight request."""
+        """Return the options for a preflight request; a method that no page has is a `KeyError`."""
+        if request_method not in METHODS:
+            raise KeyError(request_method)
         return self._defaults
 
     def get_non_preflight_request_config(self, request: web.Request) -> Any:
@@ -114,8 +117,12 @@ def install(app: web.Application, config: Config) -> None:
         try:
             response = await adapter.preflight(request)
         except web.HTTPForbidden as refusal:
-            error = Forbidden(f"{refusal.text}; the setting cors_origin names the origins that may upload")
-            error.code = "ERR_ORIGIN_NOT_ALLOWED"
+            text = refusal.text or ""
+            if "origin" in text:
+                error = Forbidden(f"{text}; the setting cors_origin names the origins that may upload")
+                error.code = "ERR_ORIGIN_NOT_ALLOWED"
+            else:
+                error = Forbidden(f"{text}; the setting cors_allow_header adds headers")
             answer = error_response(error, request)
             return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
         response.headers[hdrs.VARY] = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"

@@ -271,8 +271,10 @@ class Front(asyncio.BufferedProtocol):
         while self._head and not self._is_raw:
             end = self._head.find(b"\r\n\r\n")
             if end < 0:
-                # aiohttp says what is wrong with a head that never ends or does not begin like one.
-                if len(self._head) > _MAX_HEAD_BYTES or not self._head[:1].isalpha() or b"\n\n" in self._head:
+                if len(self._head) > _MAX_HEAD_BYTES:
+                    self._refuse_head()
+                # aiohttp says what is wrong with a head that does not begin like one or has other line ends.
+                elif not self._head[:1].isalpha() or b"\n\n" in self._head:
                     self._give_up()
                 return
             head, rest = bytes(self._head[: end + 4]), self._head[end + 4 :]
@@ -297,6 +299,17 @@ class Front(asyncio.BufferedProtocol):
             self._receiver = receiver
             receiver.pause()
         self._inner.data_received(_NOTABLE.sub(b"\r\n%s: \\2" % _RENAMED, head))
+
+    def _refuse_head(self) -> None:
+        """Answer a head that takes too much memory, and close the connection."""
+        if self._transport is not None and not self._transport.is_closing():
+            text = b"ERR_INVALID_REQUEST: the head of a request may have %d bytes\n" % _MAX_HEAD_BYTES
+            self._transport.write(
+                b"HTTP/1.1 431 Request Header Fields Too Large\r\nTus-Resumable: 1.0.0\r\nConnection: close\r\n"
+                b"Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text)
+            )
+            self._transport.close()
+        self._head.clear()
 
     def _give_up(self) -> None:
         self._is_raw = True

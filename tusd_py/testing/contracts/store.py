@@ -162,8 +162,8 @@ class StoreContract:
         assert await store.append(upload, body, _no_progress) == 5
         assert await store.durable(upload) == 5
 
-    async def test_too_long_body_does_not_count(self, store: Store) -> None:
-        """Of a body with more bytes than there is room nothing is kept."""
+    async def test_what_is_too_long_is_not_kept(self, store: Store) -> None:
+        """Bytes for which there is no room are not kept, nor what comes together with them."""
         upload = await self._stored(store, b"01234", length=10)
         body = Body.of([b"abc", b"def"])
         body.limit(5)
