@@ -72,8 +72,9 @@ class FileStore:
             self.root.mkdir(parents=True, exist_ok=True)
             for left_over in self.root.glob("*.tmp"):
                 # A process that died while it replaced a manifest; another one may be doing so right now.
-                if time.time() - left_over.stat().st_mtime > LEFT_OVER_SECONDS:
-                    left_over.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - left_over.stat().st_mtime > LEFT_OVER_SECONDS:
+                        left_over.unlink()
             if not (self.root / _MARKER).exists():
                 (self.root / _MARKER).write_text(
                     "This directory belongs to tusd-py. Without this file it is not used.\n"
