@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from tusd_py.testing.contracts import wait_until
-from tusd_py.testing.raw import CHUNKED, Connection, Headers, RawClient, chunked
+from tusd_py.testing.raw import CHUNKED, Headers, RawClient, chunked
 from tusd_py.testing.server import ServerProcess
 
 
@@ -167,6 +168,16 @@ async def test_a_byte_at_a_time(tus: RawClient) -> None:
         assert (await connection.answer()).offset == 5
 
 
+async def six_of_twelve_are_served(tus: RawClient, url: str) -> bool:
+    """Return whether of twelve connections at once six are served, and six told to come back."""
+    async with contextlib.AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(tus.connect()) for _ in range(12)]
+        for connection in connections:
+            await connection.send(tus.message("HEAD", url))
+        statuses = [(await connection.answer("HEAD")).status for connection in connections]
+    return sorted(statuses) == [200] * 6 + [503] * 6
+
+
 @pytest.mark.parametrize("ending", ["end", "reset"])
 async def test_cut_at_every_byte_of_the_head(server_with: Callable[..., ServerProcess], ending: str) -> None:
     """Connections that break anywhere in a head do nothing, leave nothing behind, and stop nobody."""
@@ -189,18 +200,19 @@ async def test_cut_at_every_byte_of_the_head(server_with: Callable[..., ServerPr
                     answer = await connection.rest()
                     assert not answer or b" 400 " in answer or b" 503 " in answer
 
-    async def all_connections_are_free() -> bool:
-        async with contextlib.AsyncExitStack() as stack:
-            connections = [await stack.enter_async_context(Connection.open(tus.url)) for _ in range(6)]
-            for connection in connections:
-                await connection.send(tus.message("HEAD", url))
-            return [(await connection.answer("HEAD")).status for connection in connections] == [200] * 6
-
     async def nothing_was_done() -> bool:
         return (await tus.request("GET", "/api/uploads")).body == listed
 
-    await wait_until(all_connections_are_free)
     await wait_until(nothing_was_done)
+    await wait_until(partial(six_of_twelve_are_served, tus, url))
+
+
+async def test_a_connection_too_many_is_told_so(server_with: Callable[..., ServerProcess]) -> None:
+    """Connections beyond the limit get a 503 that they can read, even if their request comes late."""
+    tus = RawClient(server_with("--max-connections", "6").url)
+    url = await tus.create(5)
+
+    await wait_until(partial(six_of_twelve_are_served, tus, url))  # connections of others may still be about to end
 
 
 async def test_cut_at_every_byte_of_the_body(tus: RawClient) -> None:

@@ -30,6 +30,8 @@ OPEN_FILES = 65536
 OWN_FILES = 64
 # A socket, the upload's file and its lock.
 FILES_PER_CONNECTION = 3
+# Refused connections that may still be open; their files are among OWN_FILES.
+MOST_LINGERING = 16
 
 _log = structlog.get_logger("tusd_py.serve")
 
@@ -155,7 +157,16 @@ def most_connections(config: Config) -> int:
 
 
 class TooMany(asyncio.Protocol):
-    """Answers a connection beyond the limit, and closes it."""
+    """Answers a connection beyond the limit, and closes it.
+
+    Args:
+        others: those that wait to be closed. A connection that is closed before its request was read is reset, and
+            the client never sees the answer, so a few of them get the time to send and to read.
+    """
+
+    def __init__(self, others: set[TooMany]) -> None:
+        """Join `others` once connected."""
+        self._others = others
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send 503."""
@@ -165,7 +176,17 @@ class TooMany(asyncio.Protocol):
             b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nConnection: close\r\n"
             b"Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text)
         )
-        transport.close()
+        if len(self._others) >= MOST_LINGERING:
+            transport.close()
+            return
+        self._others.add(self)
+        if transport.can_write_eof():
+            transport.write_eof()
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Make room for another."""
+        self._others.discard(self)
 
 
 async def serve(
@@ -210,10 +231,11 @@ async def serve(
         if is_first:
             await stack.enter_async_context(housekeeping(parts))
         http, memory = runner.server, server.adapter.memory
+        refused: set[TooMany] = set()
         assert http is not None
 
         def accept() -> asyncio.BaseProtocol:
-            return Front(http(), memory) if len(http.connections) < most_connections(config) else TooMany()
+            return Front(http(), memory) if len(http.connections) < most_connections(config) else TooMany(refused)
 
         listener = await loop.create_server(accept, sock=server_socket, ssl=context, backlog=BACKLOG)
         if (most := most_connections(config)) < config.max_connections:
