@@ -252,6 +252,15 @@ class Claim:
         _log.info("upload ended", upload=self.upload.id, status=status.value, reason=reason)
         self._hooks.post_terminate(self.upload)
 
+    async def abandon(self) -> None:
+        """Forget a new upload none of whose bytes count: its client gets an error and no URL, so nobody can go on.
+
+        What cannot be removed now expires.
+        """
+        with contextlib.suppress(TusError):
+            await self.end(Status.TERMINATED, "its creation failed")
+            await self._backends.state.remove(self.upload.id)
+
     async def _save(self, upload: Upload) -> None:
         self.upload = await self._backends.state.save(upload, self._fence)
 

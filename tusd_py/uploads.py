@@ -72,7 +72,12 @@ class Uploads:
         async with self._lock(upload.id, body.let_go) as fence:
             claim = Claim(self._backends, upload, fence)
             await claim.insert(request)
-            await claim.receive(body)
+            try:
+                await claim.receive(body)
+            except TusError:
+                if body.discard:
+                    await claim.abandon()
+                raise
         await self._wake_finals(claim)
         return claim.upload
 
@@ -332,5 +337,5 @@ class Uploads:
 def _final_id(draft: Upload, attempt: int) -> str:
     """Return an id that the same concatenation gets again; as hard to guess as the members' ids."""
     assert draft.concat is not None
-    words = [*draft.concat.members, draft.metadata_header or "", draft.owner or "", str(attempt)]
+    words = [draft.concat.header, draft.metadata_header or "", draft.owner or "", str(attempt)]
     return hashlib.sha256("\n".join(words).encode("utf-8", "surrogateescape")).hexdigest()[:32]

@@ -16,29 +16,28 @@ from tusd_py.testing.server import ServerProcess
 
 MIB = 2**20
 TUS = {"Tus-Resumable": "1.0.0"}
-# Some hundred requests: enough time to interrupt it, whatever the machine.
+# A thousand requests: enough time to interrupt it, whatever the machine. What is left is then sent in one.
 SLOW = ("--chunk-size", "64KiB")
+BIG = 64 * MIB
 
 
 def test_killed_and_run_again(client: Any, make_file: Callable[..., Path], wait_for_bytes: Callable[..., str]) -> None:
-    path = make_file("big.bin", 16 * MIB)
-    command = (*SLOW, path)
-    with client.start(*command) as process:
+    path = make_file("big.bin", BIG)
+    with client.start(*SLOW, path) as process:
         url = wait_for_bytes(process)
         process.kill()
     assert process.returncode == -signal.SIGKILL
-    [item] = client.send(*command)
+    [item] = client.send(path)
     assert item["url"] == url
-    assert MIB <= item["resumed_from"] < 16 * MIB
+    assert MIB <= item["resumed_from"] < BIG
     client.assert_arrived(url, path)
 
 
 def test_stopped_by_ctrl_c_and_run_again(
     client: Any, make_file: Callable[..., Path], wait_for_bytes: Callable[..., str]
 ) -> None:
-    path = make_file("big.bin", 16 * MIB)
-    command = (*SLOW, path)
-    with client.start(*command) as process:
+    path = make_file("big.bin", BIG)
+    with client.start(*SLOW, path) as process:
         url = wait_for_bytes(process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
@@ -46,14 +45,14 @@ def test_stopped_by_ctrl_c_and_run_again(
     assert out == ""
     assert err.endswith("Stopped. To resume, run the same command again.\n")
     assert "Traceback" not in err
-    [item] = client.send(*command)
+    [item] = client.send(path)
     assert item["url"] == url
-    assert MIB <= item["resumed_from"] < 16 * MIB
+    assert MIB <= item["resumed_from"] < BIG
     client.assert_arrived(url, path)
 
 
 def test_no_resume_begins_anew(client: Any, make_file: Callable[..., Path], wait_for_bytes: Callable[..., str]) -> None:
-    path = make_file("big.bin", 16 * MIB)
+    path = make_file("big.bin", BIG)
     with client.start(*SLOW, path) as process:
         url = wait_for_bytes(process)
         process.kill()
@@ -66,7 +65,7 @@ def test_no_resume_begins_anew(client: Any, make_file: Callable[..., Path], wait
 def test_server_killed_and_restarted(
     client: Any, server: ServerProcess, make_file: Callable[..., Path], wait_for_bytes: Callable[..., str]
 ) -> None:
-    path = make_file("big.bin", 16 * MIB)
+    path = make_file("big.bin", BIG)
     with client.start("--json", *SLOW, path) as process:
         url = wait_for_bytes(process)
         server.kill()
@@ -81,13 +80,12 @@ def test_server_killed_and_restarted(
 def test_an_upload_that_is_gone_starts_anew(
     client: Any, make_file: Callable[..., Path], wait_for_bytes: Callable[..., str]
 ) -> None:
-    path = make_file("big.bin", 16 * MIB)
-    command = ("--json", *SLOW, path)
-    with client.start(*command) as process:
+    path = make_file("big.bin", BIG)
+    with client.start(*SLOW, path) as process:
         url = wait_for_bytes(process)
         process.kill()
     assert requests.delete(url, headers=TUS, timeout=30).status_code == 204
-    result = client.run(*command)
+    result = client.run("--json", path)
     assert result.returncode == 0, result.stderr
     assert "starting anew" in result.stderr
     item = json.loads(result.stdout)
@@ -100,7 +98,7 @@ def test_an_upload_that_is_gone_starts_anew(
 def test_a_file_that_changes_on_the_way_is_reported(
     client: Any, make_file: Callable[..., Path], wait_for_bytes: Callable[..., str], change: str
 ) -> None:
-    path = make_file("big.bin", 16 * MIB)
+    path = make_file("big.bin", BIG)
     with client.start(*SLOW, path) as process:
         url = wait_for_bytes(process)
         if change == "longer":
@@ -109,7 +107,7 @@ def test_a_file_that_changes_on_the_way_is_reported(
         elif change == "shorter":
             os.truncate(path, MIB // 2)
         else:
-            path.write_bytes(os.urandom(16 * MIB))
+            path.write_bytes(os.urandom(BIG))
         out, err = process.communicate()
     assert process.returncode == 1
     assert out == ""

@@ -97,6 +97,14 @@ async def test_repeated(tus: RawClient) -> None:
     assert (await tus.get(first.headers["Location"])).body == b"ab"
 
 
+async def test_repeated_by_path(tus: RawClient) -> None:
+    """The same parts under other names for the same URLs are another request, which gets its own upload and value."""
+    url = await part(tus, b"a")
+    first, second = await join(tus, url), await join(tus, "/files/" + url.rpartition("/")[2])
+    assert first.headers["Location"] != second.headers["Location"]
+    assert (await tus.get(second.headers["Location"])).body == b"a"
+
+
 async def test_repeated_after_its_end(tus: RawClient) -> None:
     """After the upload was removed the same request makes a new one, at another URL."""
     url = await part(tus, b"a")
