@@ -1,0 +1,473 @@
+"""Core Protocol: OPTIONS, versions, HEAD and PATCH."""
+
+from __future__ import annotations
+
+import re
+
+from tus_conformance.rules import case
+from tus_conformance.server import (
+    Server,
+    Skipped,
+    described,
+    expect_header,
+    expect_refused,
+    expect_status,
+    fail,
+    listed,
+    number,
+)
+from tus_conformance.wire import Answer, Headers
+
+WORD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# Older or newer than every version there is.
+UNSUPPORTED = "0.0.1"
+BAD_NUMBERS = ["-1", "abc", "1.5", "0x1", ""]
+# The largest number that every JavaScript client can tell.
+HUGE = 2**53 - 1
+
+
+# OPTIONS
+
+
+@case("core.options.version")
+def options(server: Server) -> None:
+    """OPTIONS is answered with 204 or 200 and Tus-Version"""
+    expect_status(server.capabilities, 200, 204)
+    expect_header(server.capabilities, "Tus-Version")
+
+
+@case("core.options.optional")
+def optional_headers(server: Server) -> str:
+    """What OPTIONS tells beside the version"""
+    names = ("Tus-Extension", "Tus-Max-Size", "Tus-Checksum-Algorithm")
+    told = [f"{name}: {server.capabilities.get(name)}" for name in names if server.capabilities.get(name) is not None]
+    return "; ".join(told) or "neither header is there"
+
+
+@case("core.options.ignores-version")
+def options_with_version(server: Server) -> None:
+    """OPTIONS with an unsupported Tus-Resumable is answered like one without"""
+    answer = server.request("OPTIONS", headers={"Tus-Resumable": UNSUPPORTED})
+    if answer.status != server.capabilities.status:
+        fail(f"{server.capabilities.status}, as without Tus-Resumable", answer)
+
+
+@case("core.features")
+def features(server: Server) -> None:
+    """Tus-Extension tells what the server can do beside the core protocol"""
+    if not server.extensions and server.create(0):
+        fail("Tus-Extension, since uploads can be created", server.capabilities, got="no Tus-Extension")
+
+
+@case("core.tus-version")
+def versions(server: Server) -> None:
+    """Tus-Version is a list of versions, and 1.0.0 is one of them"""
+    value = server.capabilities.get("Tus-Version")
+    if value is None:
+        raise Skipped("there is no Tus-Version")
+    items = value.split(",")
+    if not all(re.fullmatch(r"\s*\d+\.\d+\.\d+\s*", item) for item in items) or "1.0.0" not in listed(value):
+        fail("a comma-separated list of versions with 1.0.0", server.capabilities, got=f"Tus-Version: {value}")
+
+
+@case("core.tus-extension")
+def extensions(server: Server) -> None:
+    """Tus-Extension is a list of names"""
+    value = server.capabilities.get("Tus-Extension")
+    if not value:
+        raise Skipped("there is no Tus-Extension")
+    if not all(WORD.fullmatch(item.strip()) for item in value.split(",")):
+        fail("a comma-separated list of names", server.capabilities, got=f"Tus-Extension: {value}")
+
+
+@case("core.tus-extension.omitted")
+def no_empty_extension(server: Server) -> None:
+    """Tus-Extension is not there rather than empty"""
+    if server.capabilities.get("Tus-Extension") == "":
+        fail("no Tus-Extension", server.capabilities, got="an empty Tus-Extension")
+
+
+@case("core.tus-max-size")
+def max_size(server: Server) -> str:
+    """Tus-Max-Size is a number"""
+    value = server.capabilities.get("Tus-Max-Size")
+    if value is None:
+        raise Skipped("there is no Tus-Max-Size")
+    if number(value) is None:
+        fail("a non-negative integer", server.capabilities, got=f"Tus-Max-Size: {value}")
+    return f"{value} bytes"
+
+
+@case("core.tus-max-size.known")
+def max_size_is_told(server: Server) -> str | None:
+    """A server that refuses a huge upload as too large tells its limit"""
+    if server.max_size is not None:
+        return None
+    answer = server.post({"Upload-Length": HUGE})
+    if answer.status == 413:
+        fail("Tus-Max-Size", answer, got=f"no Tus-Max-Size, but 413 for Upload-Length: {HUGE}")
+    return f"no limit is known: {HUGE} bytes are answered with {answer.status}"
+
+
+# Versions
+
+
+@case("core.tus-resumable")
+def successes_tell_the_version(server: Server) -> None:
+    """Tus-Resumable is in the answers to POST, HEAD, PATCH and DELETE"""
+    created = server.post({"Upload-Length": 5})
+    url = server.remember(created) or server.create(5)
+    answers = [created, server.head(url), server.patch(url, 0, b"hello")]
+    if "termination" in server.extensions:
+        answers.append(server.request("DELETE", url))
+    _tell_version(answers)
+
+
+@case("core.tus-resumable")
+def errors_tell_the_version(server: Server) -> None:
+    """Tus-Resumable is in errors too: 404, 409, 415, 412"""
+    url, unknown = server.create(5), server.unknown()
+    _tell_version(
+        [
+            server.head(unknown),
+            server.patch(unknown, 0, b"hello"),
+            server.patch(url, 3, b"hello"),
+            server.patch(url, 0, b"hello", {"Content-Type": "text/plain"}),
+            server.head(url, {"Tus-Resumable": UNSUPPORTED}),
+        ]
+    )
+
+
+def _tell_version(answers: list[Answer]) -> None:
+    silent = [answer for answer in answers if answer.get("Tus-Resumable") is None]
+    if silent:
+        statuses = ", ".join(f"{_method(answer)}: {answer.status}" for answer in silent)
+        fail("Tus-Resumable", *silent, got=f"none in {statuses}")
+
+
+def _method(answer: Answer) -> str:
+    return answer.sent.split(b" ", 1)[0].decode("ascii", "replace")
+
+
+@case("core.tus-resumable.value")
+def version_is_supported(server: Server) -> None:
+    """The version in answers is one that OPTIONS lists, and the one of the request"""
+    url = server.create(5)
+    for answer in (server.head(url), server.patch(url, 0, b"hello")):
+        value = answer.get("Tus-Resumable")
+        if value is not None and value != server.version:
+            fail(f"Tus-Resumable: {server.version}", answer, got=f"Tus-Resumable: {value}")
+
+
+@case("core.version.unsupported")
+def unsupported_version(server: Server) -> None:
+    """Requests of an unsupported version get 412 with Tus-Version"""
+    url = server.create(5)
+    for answer in (
+        server.head(url, {"Tus-Resumable": UNSUPPORTED}),
+        server.patch(url, 0, b"hello", {"Tus-Resumable": UNSUPPORTED}),
+        server.post({"Upload-Length": 5, "Tus-Resumable": UNSUPPORTED}),
+    ):
+        if answer.status != 412 or answer.get("Tus-Version") is None:
+            fail("412 with Tus-Version", answer, got=described(answer, "Tus-Version"))
+
+
+@case("core.version.not-processed")
+def unsupported_patch(server: Server) -> None:
+    """A PATCH of an unsupported version adds nothing"""
+    url = server.create(5)
+    answer = server.patch(url, 0, b"hello", {"Tus-Resumable": UNSUPPORTED})
+    if offset := server.offset(url):
+        fail("offset 0", answer, got=f"offset {offset}")
+
+
+@case("core.version.not-processed")
+def unsupported_delete(server: Server) -> None:
+    """A DELETE of an unsupported version removes nothing"""
+    if "termination" not in server.extensions:
+        raise Skipped("termination is not advertised")
+    url = server.create(5)
+    answer = server.request("DELETE", url, {"Tus-Resumable": UNSUPPORTED})
+    head = server.head(url)
+    if not head.is_success:
+        fail("the upload is still there", answer, head, got=f"HEAD: {head.status}")
+
+
+# Methods
+
+
+@case("core.method-override")
+def post_means_patch(server: Server) -> None:
+    """POST with X-HTTP-Method-Override: PATCH is a PATCH"""
+    url = server.create(5)
+    headers: Headers = {
+        "X-HTTP-Method-Override": "PATCH",
+        "Upload-Offset": 0,
+        "Content-Type": "application/offset+octet-stream",
+    }
+    answer = server.request("POST", url, headers, b"hello")
+    if not answer.is_success or server.offset(url) != 5:
+        fail("what a PATCH does", answer)
+
+
+@case("core.method-override")
+def post_means_delete(server: Server) -> None:
+    """POST with X-HTTP-Method-Override: DELETE is a DELETE"""
+    if "termination" not in server.extensions:
+        raise Skipped("termination is not advertised")
+    url = server.create(5)
+    answer = server.request("POST", url, {"X-HTTP-Method-Override": "DELETE"})
+    if not answer.is_success or server.head(url).is_success:
+        fail("what a DELETE does", answer)
+
+
+@case("core.method-override.actual")
+def delete_means_head(server: Server) -> None:
+    """DELETE with X-HTTP-Method-Override: HEAD removes nothing"""
+    url = server.create(5)
+    answer = server.request("DELETE", url, {"X-HTTP-Method-Override": "HEAD"})
+    head = server.head(url)
+    if not head.is_success:
+        fail("the upload is still there", answer, head, got=f"HEAD: {head.status}")
+
+
+@case("core.method-override.actual")
+def patch_means_head(server: Server) -> None:
+    """PATCH with X-HTTP-Method-Override: HEAD adds nothing"""
+    url = server.create(5)
+    answer = server.patch(url, 0, b"hello", {"X-HTTP-Method-Override": "HEAD"})
+    if offset := server.offset(url):
+        fail("offset 0", answer, got=f"offset {offset}")
+
+
+# HEAD
+
+
+@case("core.head.offset")
+def head_of_a_new_upload(server: Server) -> None:
+    """Upload-Offset is 0 for an upload without bytes"""
+    expect_header(_found(server.head(server.create(5))), "Upload-Offset", 0)
+
+
+@case("core.head.offset")
+def head_of_a_begun_upload(server: Server) -> None:
+    """Upload-Offset tells how much is there"""
+    url = server.create(5)
+    server.append(url, 0, b"he")
+    if expect_header(_found(server.head(url)), "Upload-Offset") == "0":
+        fail("Upload-Offset: 2", server.head(url), got="Upload-Offset: 0")
+
+
+@case("core.head.offset")
+def head_of_a_complete_upload(server: Server) -> None:
+    """Upload-Offset is there for a complete upload"""
+    expect_header(_found(server.head(server.finished(b"hello"))), "Upload-Offset")
+
+
+@case("core.head.length")
+def head_tells_the_length(server: Server) -> None:
+    """Upload-Length is what was announced, before, during and after the upload"""
+    url = server.create(5)
+    expect_header(_found(server.head(url)), "Upload-Length", 5)
+    server.append(url, 0, b"he")
+    expect_header(_found(server.head(url)), "Upload-Length", 5)
+    server.append(url, 2, b"llo")
+    expect_header(_found(server.head(url)), "Upload-Length", 5)
+
+
+def _found(answer: Answer) -> Answer:
+    if not answer.is_success:
+        fail("success", answer)
+    return answer
+
+
+@case("core.head.not-found")
+def head_of_nothing(server: Server) -> None:
+    """HEAD on an upload that does not exist gets 404, 410 or 403 without Upload-Offset"""
+    answer = server.head(server.unknown())
+    expect_status(answer, 404, 410, 403)
+    if answer.get("Upload-Offset") is not None:
+        fail("no Upload-Offset", answer, got=described(answer, "Upload-Offset"))
+
+
+@case("core.head.status")
+def head_status(server: Server) -> None:
+    """HEAD gets 200 or 204"""
+    url = server.create(5)
+    expect_status(server.head(url), 200, 204)
+    server.append(url, 0, b"hello")
+    expect_status(server.head(url), 200, 204)
+
+
+@case("core.head.no-store")
+def head_is_not_cached(server: Server) -> None:
+    """Cache-Control of HEAD has no-store, for unfinished and complete uploads"""
+    url = server.create(5)
+    for _ in range(2):
+        answer = _found(server.head(url))
+        if "no-store" not in [item.lower() for item in listed(answer.get("Cache-Control"))]:
+            fail("Cache-Control: no-store", answer, got=described(answer, "Cache-Control"))
+        server.append(url, 0, b"hello") if server.offset(url) == 0 else None
+
+
+# Numbers
+
+
+@case("core.upload-offset")
+def bad_offsets(server: Server) -> None:
+    """A PATCH whose Upload-Offset is no number, or not there, adds nothing"""
+    url = server.create(5)
+    for value in [*BAD_NUMBERS, None]:
+        answer = server.patch(url, 0, b"hello", {"Upload-Offset": value})
+        sent = "no Upload-Offset" if value is None else f"Upload-Offset: {value}"
+        expect_refused(answer, f"a refusal of {sent}")
+        if offset := server.offset(url):
+            fail(f"offset 0 after {sent}", answer, got=f"offset {offset}")
+
+
+@case("core.upload-offset")
+def offsets_are_numbers(server: Server) -> None:
+    """Upload-Offset in answers is a number"""
+    url = server.create(5)
+    for answer in (server.head(url), server.patch(url, 0, b"hel"), server.head(url)):
+        value = answer.get("Upload-Offset")
+        if value is not None and number(value) is None:
+            fail("a non-negative integer", answer, got=f"Upload-Offset: {value}")
+
+
+@case("core.upload-length")
+def bad_lengths(server: Server) -> None:
+    """A creation whose Upload-Length is no number is refused"""
+    for value in BAD_NUMBERS:
+        expect_refused(server.post({"Upload-Length": value}), f"a refusal of Upload-Length: {value}")
+
+
+@case("core.upload-length")
+def empty_upload(server: Server) -> None:
+    """An upload of 0 bytes can be created, and is complete"""
+    answer = server.post({"Upload-Length": 0})
+    url = server.remember(answer)
+    if url is None:
+        fail("201 with Location", answer)
+    head = server.head(url)
+    if not head.is_success or head.get("Upload-Offset") != "0":
+        fail("Upload-Offset: 0", answer, head, got=described(head, "Upload-Offset"))
+
+
+# PATCH
+
+
+@case("core.patch.applied")
+def bytes_arrive(server: Server) -> str | None:
+    """A PATCH adds its bytes at the offset"""
+    content = b"the first bytes, and the last"
+    url = server.create(len(content))
+    for start, stop in ((0, 15), (15, len(content))):
+        answer = server.patch(url, start, content[start:stop])
+        if not answer.is_success:
+            fail(f"success of a PATCH at offset {start}", answer)
+        if (offset := server.offset(url)) < stop:
+            fail(f"offset {stop}", answer, got=f"offset {offset}")
+    if (stored := server.content(url)) is None:
+        return "the server does not give the bytes back, so only the offset was looked at"
+    if stored != content:
+        fail(f"{content!r}", got=f"{stored!r}")
+    return None
+
+
+@case("core.patch.applied")
+def every_byte_value_arrives(server: Server) -> str | None:
+    """Bytes arrive as they are, whatever they mean elsewhere"""
+    content = bytes(range(256)) * 300 + b"\r\n0\r\n\r\n--boundary--\r\n"
+    url = server.finished(content)
+    if (stored := server.content(url)) is None:
+        return "the server does not give the bytes back"
+    if stored != content:
+        fail(f"{len(content)} bytes as sent", got=f"{len(stored)} others")
+    return None
+
+
+@case("core.patch.content-type")
+def other_content_types(server: Server) -> None:
+    """A PATCH of another Content-Type, or of none, gets 415 and adds nothing"""
+    for value in ("text/plain", "application/octet-stream", None):
+        url = server.create(5)
+        answer = server.patch(url, 0, b"hello", {"Content-Type": value})
+        expect_status(answer, 415)
+        if offset := server.offset(url):
+            fail("offset 0", answer, got=f"offset {offset} in spite of 415")
+
+
+@case("core.patch.conflict")
+def offset_too_high(server: Server) -> None:
+    """A PATCH behind the offset gets 409 and changes nothing"""
+    _conflict(server, 4)
+
+
+@case("core.patch.conflict")
+def offset_too_low(server: Server) -> None:
+    """A PATCH before the offset gets 409 and changes nothing"""
+    _conflict(server, 0)
+
+
+def _conflict(server: Server, wrong: int) -> None:
+    url = server.create(8)
+    server.append(url, 0, b"he")
+    before = server.offset(url)
+    answer = server.patch(url, wrong, b"XXXX")
+    expect_status(answer, 409)
+    if (offset := server.offset(url)) != before:
+        fail(f"offset {before}, as before", answer, got=f"offset {offset}")
+    server.append(url, before, b"hello wo"[before:])
+    if (stored := server.content(url)) not in (None, b"hello wo"):
+        fail("the bytes as before", answer, got=f"{stored!r}")
+
+
+@case("core.patch.many")
+def many_patches(server: Server) -> None:
+    """An upload can come in many PATCH requests"""
+    content = bytes(range(20))
+    url = server.create(len(content))
+    for offset in range(len(content)):
+        answer = server.patch(url, offset, content[offset : offset + 1])
+        if not answer.is_success:
+            fail(f"success of PATCH number {offset + 1}", answer)
+
+
+@case("core.patch.status")
+def patch_status(server: Server) -> None:
+    """A PATCH that succeeds gets 204, in the middle and at the end"""
+    url = server.create(5)
+    for offset, body in ((0, b"he"), (2, b"llo")):
+        answer = server.append(url, offset, body)
+        expect_status(answer, 204)
+
+
+@case("core.patch.offset")
+def patch_tells_the_offset(server: Server) -> None:
+    """The answer to a PATCH has Upload-Offset, in the middle and at the end"""
+    url = server.create(5)
+    for offset, body in ((0, b"he"), (2, b"llo")):
+        expect_header(server.append(url, offset, body), "Upload-Offset")
+
+
+@case("core.patch.sum")
+def patch_adds_up(server: Server) -> None:
+    """The offset told by a PATCH is the old one and its bytes, and HEAD tells the same"""
+    url = server.create(100_000)
+    expected = 0
+    for size in (1, 0, 65_536, 34_463):
+        answer = server.append(url, expected, bytes(size))
+        expected += size
+        value = answer.get("Upload-Offset")
+        # Whether it is there at all is another rule.
+        if value is not None and value != str(expected):
+            fail(f"Upload-Offset: {expected}", answer, got=described(answer, "Upload-Offset"))
+        if (offset := server.offset(url)) != expected:
+            fail(f"HEAD: {expected}, as the PATCH before", answer, got=f"HEAD: {offset}")
+
+
+@case("core.patch.not-found")
+def patch_of_nothing(server: Server) -> None:
+    """A PATCH on an upload that does not exist gets 404"""
+    expect_status(server.patch(server.unknown(), 0, b"hello"), 404)
