@@ -20,7 +20,7 @@ import structlog
 from tusd_py.body import Bodies, Body
 from tusd_py.errors import AlreadyExists, Gone, NotFound, Reject, StorageFull, TusError
 from tusd_py.hooks.caller import Hooks
-from tusd_py.models import Request, Status, Upload, check_size, now
+from tusd_py.models import Request, Status, Upload, now, total_length
 from tusd_py.state.base import State
 from tusd_py.stores.base import Concatenable, Progress, Readable, Store, Terminable
 
@@ -217,18 +217,17 @@ class Claim:
         assert isinstance(self._store, Concatenable)
         # If all bytes are there, the parts may be gone: tusd or another server has put them together.
         if self.upload.length is None or await self._durable() < self.upload.length:
-            members = []
-            for member_id in self.upload.concat.members:
-                member = await self._backends.find(member_id)
+            members = [await self._backends.find(member_id) for member_id in self.upload.concat.members]
+            for member in members:
                 if member.status.is_tombstone:
-                    reason = f"its part {member_id} was {member.status.value}"
+                    reason = f"its part {member.id} was {member.status.value}"
                     await self.end(Status.REJECTED, reason)
                     raise Gone(f"the upload was rejected: {reason}")
-                if not member.status.is_finished:
-                    return
-                members.append(member)
-            length = sum(member.offset for member in members)
-            check_size(length, self._rules.max_size)
+            length = total_length(members, self._rules.max_size)
+            if not all(member.status.is_finished for member in members):
+                if length != self.upload.length:
+                    await self._save(self.upload.changed(length=length))
+                return
             await self._save(self.upload.changed(length=length, status=Status.ASSEMBLING))
             async with self._recorded() as progress:
                 await self._store.concatenate(self.upload, members, progress)

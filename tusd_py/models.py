@@ -197,6 +197,17 @@ def check_size(length: int, max_size: int | None) -> None:
         raise TooLarge(f"the upload's size of {length} bytes exceeds the maximum of {max_size}")
 
 
+def total_length(members: Sequence[Upload], max_size: int | None) -> int | None:
+    """Return the length of what the members make together, or None as long as one's is deferred.
+
+    Raises:
+        TooLarge: it exceeds `max_size`.
+    """
+    total = sum(member.length or 0 for member in members)
+    check_size(total, max_size)
+    return None if any(member.length is None for member in members) else total
+
+
 class Identity(msgspec.Struct, frozen=True):
     """Who makes a request, as told by an `authenticate` plugin."""
 

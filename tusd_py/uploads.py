@@ -20,7 +20,7 @@ from tusd_py.errors import AlreadyExists, Forbidden, Gone, InvalidConcat, Locked
 from tusd_py.headers import format_upload_metadata
 from tusd_py.hooks.caller import Hooks
 from tusd_py.lockers.base import LetGo, Locker
-from tusd_py.models import UPLOAD_ID, Concat, Content, Request, Status, Upload, check_size, now
+from tusd_py.models import UPLOAD_ID, Concat, Content, Request, Status, Upload, check_size, now, total_length
 from tusd_py.state.base import State
 from tusd_py.stores.base import Readable, Store, Terminable
 
@@ -275,14 +275,10 @@ class Uploads:
     async def _create_final(self, request: Request, draft: Upload) -> Upload:
         assert draft.concat is not None
         members = await self._members(request, draft.concat)
-        if all(member.status.is_finished for member in members):
-            length = sum(member.offset for member in members)
-            check_size(length, self.rules.max_size)
-            draft = draft.changed(length=length)
-        elif not self.rules.concatenation_unfinished:
-            unfinished = next(member.id for member in members if not member.status.is_finished)
-            raise InvalidConcat(f"partial upload {unfinished} is not finished, and this server waits for none")
-        draft = draft.changed(id=_final_id(draft, 0))
+        unfinished = [member.id for member in members if not member.status.is_finished]
+        if unfinished and not self.rules.concatenation_unfinished:
+            raise InvalidConcat(f"partial upload {unfinished[0]} is not finished, and this server waits for none")
+        draft = draft.changed(id=_final_id(draft, 0), length=total_length(members, self.rules.max_size))
         upload = await self._decorated(request, draft)
         is_chosen = upload.id != draft.id
         for attempt in range(1 if is_chosen else 100):

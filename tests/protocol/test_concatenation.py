@@ -233,6 +233,9 @@ async def test_unfinished(unfinished: RawClient) -> None:
         return (head.status, head.offset, (await tus.get(url)).status) == (200, None, 404)
 
     assert await waits()
+    assert "Upload-Length" not in (await tus.head(url)).headers
+    known = await tus.head((await join(tus, a, a)).headers["Location"])
+    assert (known.offset, known.headers["Upload-Length"]) == (None, "6")
     assert (await tus.head(url)).headers["Upload-Concat"] == f"final;{a} {b} {a}"
     assert (await tus.patch(url, 0, b"x")).status == 403
     assert (await tus.patch(a, 2, b"c")).status == 204
