@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
+from threading import Event
+from types import FrameType
 from typing import NoReturn
 from urllib.parse import urlsplit
 
@@ -15,6 +19,9 @@ from tus_conformance.rules import rules
 from tus_conformance.runner import run, selected
 from tus_conformance.server import Options, Server
 from tus_conformance.wire import NoAnswer
+
+# As shells have it: 128 and the number of the signal.
+_INTERRUPTED = 128 + signal.SIGINT
 
 
 def _pairs(separator: str) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], dict[str, str]]:
@@ -74,6 +81,12 @@ def _url(context: click.Context, parameter: click.Parameter, value: str | None) 
     help="Seconds to wait for what a server does by itself, such as to time out or to expire an upload.",
 )
 @click.option(
+    "--download/--no-download",
+    "downloads",
+    default=True,
+    help="Whether to ask for the bytes of uploads by GET; if not, offsets are all that is compared.",
+)
+@click.option(
     "--json",
     "json_file",
     type=click.Path(path_type=Path, allow_dash=True),
@@ -100,6 +113,7 @@ def main(
     metadata: dict[str, str],
     timeout: float,
     patience: float,
+    downloads: bool,
     json_file: Path | None,
     junit_file: Path | None,
     markdown_file: Path | None,
@@ -107,11 +121,13 @@ def main(
     """Say rule by rule of tus 1.0.0 what holds for the server that creates uploads at URL.
 
     What the server advertises decides which rules count. Uploads that are made are removed in the end, if the server
-    lets them be. The exit status is 1 if a MUST does not hold, and 2 if the server could not be tested.
+    lets them be. The exit status is 1 if a MUST does not hold, and 2 if the server could not be tested. Ctrl-C ends the
+    run after the rule that is being tried, and removes uploads too.
     """
     chosen = selected(only)
-    if only and not chosen:
-        _stop(f"no rule fits {' or '.join(only)}; --list shows them all")
+    for pattern in only:
+        if not selected([pattern]):
+            _stop(f"no rule that can be tested fits {pattern!r}; --list shows them all")
     if is_list:
         wanted = {rule.id for rule in chosen}
         click.echo(reports.rule_list([rule for rule in rules().values() if not only or rule.id in wanted]))
@@ -122,21 +138,30 @@ def main(
     # What people read goes to standard error if a machine reads standard output.
     to_people_on_stderr = any(path == Path("-") for path, _ in files)
     defaults = Options()
-    server = Server(url, Options(headers, {**defaults.metadata, **metadata}, timeout, patience))
+    server = Server(url, Options(headers, {**defaults.metadata, **metadata}, timeout, patience, downloads))
+    stop = _first_interrupt()
     try:
         server.discover()
+        strange = server.strange()
     except (NoAnswer, OSError) as error:
         _stop(f"{url} cannot be tested: {error}")
+    if strange:
+        _stop(f"{url} is no tus server: {strange}")
     results, section = [], None
     try:
-        for result in run(server, chosen):
+        for result in run(server, takewhile(lambda _: not stop.is_set(), chosen)):
             if result.rule.section != section:
                 section = result.rule.section
                 click.echo(click.style(f"\n{section}", bold=True), err=to_people_on_stderr)
             click.echo(reports.rule_lines(result), err=to_people_on_stderr)
             results.append(result)
+    except KeyboardInterrupt:
+        stop.set()  # the second one
     finally:
         left = server.forget()
+    if stop.is_set():
+        click.echo("\n" + "\n".join(["interrupted", *reports.left_lines(left)]), err=True)
+        sys.exit(_INTERRUPTED)
     report = reports.Report.of(server, results, left)
     click.echo("\n" + reports.total_lines(report), err=to_people_on_stderr)
     for path, write in files:
@@ -144,6 +169,18 @@ def main(
             with click.open_file(str(path), "w", encoding="utf-8") as file:
                 file.write(write(report))
     sys.exit(0 if report.conforms else 1)
+
+
+def _first_interrupt() -> Event:
+    """Let the first Ctrl-C only say that it is time to stop, for an upload that is just being made has no URL yet."""
+    interrupted = Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, handle)
+    return interrupted
 
 
 def _stop(reason: str) -> NoReturn:

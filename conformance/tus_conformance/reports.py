@@ -55,7 +55,7 @@ def rule_lines(result: RuleResult) -> str:
     lines = [
         f"{click.style(f'{word:8}', fg=_COLOURS[result.result])}  {rule.level:11}  {click.style(rule.id, bold=True)}"
     ]
-    lines += textwrap.wrap(rule.text, _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT)
+    lines += textwrap.wrap(rule.text, _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False)
     for case in result.cases:
         if case.result == "fail" or case.remark:
             lines += _case_lines(case)
@@ -86,10 +86,15 @@ def total_lines(report: Report) -> str:
     lines.append(
         "Every MUST that counts for this server holds." if report.conforms else "This server breaks the specification."
     )
-    if report.left:
-        lines.append(f"{len(report.left)} uploads could not be removed, for the server offers no way or refused:")
-        lines += [f"  {url}" for url in report.left]
-    return "\n".join(lines)
+    return "\n".join(lines + left_lines(report.left))
+
+
+def left_lines(left: Sequence[str]) -> list[str]:
+    """Return lines for a terminal that name the uploads that could not be removed."""
+    if not left:
+        return []
+    reason = f"{len(left)} uploads could not be removed, for the server offers no way or refused:"
+    return [reason, *(f"  {url}" for url in left)]
 
 
 def rule_list(rules: Sequence[Rule]) -> str:
@@ -99,7 +104,9 @@ def rule_list(rules: Sequence[Rule]) -> str:
         lines += ["", click.style(section, bold=True)]
         for rule in group:
             lines.append(f"{rule.level:11}  {rule.id}")
-            lines += textwrap.wrap(rule.text, _WIDTH, initial_indent=" " * 13, subsequent_indent=" " * 13)
+            lines += textwrap.wrap(
+                rule.text, _WIDTH, initial_indent=" " * 13, subsequent_indent=" " * 13, break_on_hyphens=False
+            )
             lines += [f"{'':13}- {case.title}" for case in cases()[rule.id]]
             if rule.untested:
                 lines.append(f"{'':13}  (not tested: {rule.untested})")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NoReturn
 from urllib.parse import urljoin, urlsplit
 
 from tus_conformance.wire import Answer, Connection, Headers, NoAnswer, message
 
 OFFSET_STREAM = "application/offset+octet-stream"
+# A server that has let so many requests between cases time out is given up.
+_MOST_TIMEOUTS = 10
 
 
 class Outcome(Exception):
@@ -52,6 +56,8 @@ class Options:
     """Seconds that an answer may take."""
     patience: float = 3
     """Seconds to wait for what a server does by itself, such as to expire an upload."""
+    downloads: bool = True
+    """Whether to ask for the bytes of uploads by GET, which is no part of the protocol."""
 
 
 class Server:
@@ -63,6 +69,7 @@ class Server:
         self.options = options
         self.created: list[str] = []
         """URLs of all uploads that were made."""
+        self._patience_left = _MOST_TIMEOUTS
         self.capabilities = Answer(0, (), b"", b"", 0)
         """The answer to OPTIONS."""
 
@@ -76,6 +83,37 @@ class Server:
             OSError: nobody listens there.
         """
         self.capabilities = self.request("OPTIONS", headers={"Tus-Resumable": None})
+
+    def strange(self) -> str | None:
+        """Return what is strange if nothing in the server's answers is of tus, else None.
+
+        Raises:
+            NoAnswer: the server does not answer.
+        """
+        created = self.post({"Upload-Length": 0})
+        answers = (self.capabilities, created)
+        names = ("Tus-Resumable", "Tus-Version", "Tus-Extension", "Upload-Offset")
+        is_tus = any(answer.get(name) is not None for answer in answers for name in names)
+        if is_tus or (created.status == 201 and created.get("Location") is not None):
+            return None
+        return f"OPTIONS gets {self.capabilities.status} and POST {created.status}, without any header of tus"
+
+    def settle(self) -> None:
+        """Wait until the server answers, for what a case before did may still keep it busy.
+
+        Raises:
+            Blocked: it does not answer any more.
+        """
+        while self._patience_left:
+            try:
+                self.request("OPTIONS", headers={"Tus-Resumable": None})
+            except NoAnswer:
+                self._patience_left -= 1
+            except ConnectionRefusedError:
+                self._patience_left = 0
+            else:
+                return
+        raise Blocked("the server does not answer any more")
 
     @property
     def version(self) -> str:
@@ -144,6 +182,13 @@ class Server:
         self.created.append(url)
         return url
 
+    def located(self, answer: Answer) -> str:
+        """Return the URL of the upload that a successful creation made."""
+        url = self.remember(answer)
+        if url is None:
+            raise Blocked(f"the answer to a creation does not say where the upload is ({answer.status})")
+        return url
+
     def patch_message(self, url: str, offset: int | str, body: bytes = b"", headers: Headers | None = None) -> bytes:
         """Return a PATCH as bytes."""
         own: dict[str, str | int | None] = {"Upload-Offset": offset, "Content-Type": OFFSET_STREAM}
@@ -199,25 +244,47 @@ class Server:
         return offset
 
     def content(self, url: str) -> bytes | None:
-        """Return the bytes of an upload, or None if the server does not give them."""
+        """Return the bytes of an upload, or None if the server does not give them, or never as they were sent.
+
+        That bytes which are sent in peace arrive as they are is a rule of its own; other cases look for what they are
+        about, and with such a server only at offsets.
+        """
+        return self.stored(url) if self._keeps_bytes else None
+
+    @cached_property
+    def _keeps_bytes(self) -> bool:
+        url = self.create(11)
+        self.append(url, 0, b"hello")
+        self.append(url, 5, b" world")
+        return self.stored(url) == b"hello world"
+
+    def stored(self, url: str) -> bytes | None:
+        """Return what GET gives, or None if it gives nothing."""
         with contextlib.suppress(NoAnswer):
-            answer = self.request("GET", url)
-            if answer.status == 200:
+            answer = self.request("GET", url) if self.options.downloads else None
+            if answer is not None and answer.status == 200:
                 return answer.body
         return None
 
     def unknown(self) -> str:
         """Return a URL like those of uploads, of one that does not exist."""
         url = self.create(1)
-        folder, slash, last = url.rpartition("/")
-        return folder + slash + secrets.token_hex(max(1, len(last) // 2))
+        # Of the same form, for a server may answer otherwise to what cannot be one of its names: the last characters
+        # are others of that name's own.
+        last = re.search(r"\w*$", url)
+        assert last is not None
+        characters = [character for character in url.rpartition("/")[2] if character.isalnum()] or ["0"]
+        while url in self.created:
+            url = url[: last.start()] + "".join(secrets.choice(characters) for _ in range(max(len(last[0]), 8)))
+        return url
 
     def forget(self) -> list[str]:
         """Remove all uploads that were made, and return the URLs of those that stay."""
         if "termination" not in self.extensions:
             return list(dict.fromkeys(self.created))
         left = []
-        for url in dict.fromkeys(self.created):
+        # The last first, for a part may have to stay as long as there is a final upload that waits for it.
+        for url in reversed(dict.fromkeys(self.created)):
             try:
                 answer = self.request("DELETE", url)
                 if not answer.is_success and answer.status not in (404, 410):

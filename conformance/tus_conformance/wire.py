@@ -106,6 +106,7 @@ class Connection:
 
     def __post_init__(self) -> None:
         self._socket: socket.socket
+        self._unread = b""
         self._parser: h11.Connection | None = None
 
     def __enter__(self) -> Self:
@@ -155,10 +156,10 @@ class Connection:
         """Return the status of the first response that comes within `seconds`, interim or final, or None."""
         self._socket.settimeout(seconds)
         try:
-            data = self._socket.recv(_RECEIVE_BYTES, socket.MSG_PEEK)
-        except (TimeoutError, ssl.SSLError, ConnectionError):
+            self._unread += self._socket.recv(_RECEIVE_BYTES)
+        except OSError:
             return None
-        words = data.split(b" ", 2)
+        words = self._unread.split(b" ", 2)
         return int(words[1]) if len(words) > 1 and words[1].isdigit() else None
 
     def is_closed_within(self, seconds: float) -> bool:
@@ -193,11 +194,18 @@ class Connection:
     def _next_event(self, parser: h11.Connection, deadline: float) -> h11.Event | type[h11.PAUSED]:
         try:
             while (event := parser.next_event()) is h11.NEED_DATA:
+                if self._unread:
+                    parser.receive_data(self._unread)
+                    self._unread = b""
+                    continue
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise TimeoutError
                 self._socket.settimeout(left)
-                parser.receive_data(self._socket.recv(_RECEIVE_BYTES))
+                data = self._socket.recv(_RECEIVE_BYTES)
+                if not data and parser.their_state is h11.SEND_RESPONSE:
+                    raise NoAnswer("the server closed the connection without an answer")
+                parser.receive_data(data)
         except TimeoutError:
             raise NoAnswer(f"no whole answer came within {self.timeout:g} seconds") from None
         except OSError as error:
