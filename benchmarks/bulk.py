@@ -71,7 +71,7 @@ def upload(server: Running, source: Path) -> Figure:
 
 def run(root: Path, size_mib: int, rounds: int) -> None:
     """Print a table."""
-    names = ["tusd-py", *set_up_peers()]
+    names = ["tusd-py", *set_up_peers("@tus/server", "tuspyserver")]
     source = root / f"source-{size_mib}"
     make_source(source, size_mib * MIB)
     figures: dict[str, list[Figure]] = {name: [] for name in names}

@@ -77,7 +77,7 @@ async def load(url: str, uploads: int, chunks: int, pause: float) -> Outcome:
 
 def run(root: Path, uploads: int, chunks: int, pause: float, workers: int) -> None:
     """Print a table."""
-    with running("tusd-py", root, workers) as server:
+    with running("tusd-py", root, ["--workers", str(workers)]) as server:
         cpu, started = server.cpu(), time.perf_counter()
         outcome = asyncio.run(load(server.url, uploads, chunks, pause))
         wall = time.perf_counter() - started

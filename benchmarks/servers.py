@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,7 @@ class Running:
     url: str
     directory: Path
     process: subprocess.Popen[bytes]
+    log: Path
 
     def cpu(self) -> float:
         """Return user and system seconds of all its processes so far."""
@@ -60,13 +63,18 @@ def _status_of(pid: int, key: str) -> int:
     return 0
 
 
-def command(name: str, directory: Path, port: int, workers: int = 1) -> list[str]:
+def command(name: str, directory: Path, port: int) -> list[str]:
     """Return how a server is started."""
     match name:
         case "tusd-py":
             return [
                 sys.executable, "-m", "tusd_py", "serve", "--port", str(port), "--upload-dir", str(directory),
-                "--log-level", "warning", "--create-rate", "0", "--workers", str(workers),
+                "--log-level", "warning", "--create-rate", "0",
+            ]  # fmt: skip
+        case "tusd":
+            return [
+                str(PEERS / "go" / "tusd"), "-host", "127.0.0.1", "-port", str(port), "-upload-dir", str(directory),
+                "-verbose=false",
             ]  # fmt: skip
         case "@tus/server":
             return ["node", str(PEERS / "node" / "server.mjs"), str(port), str(directory)]
@@ -75,12 +83,18 @@ def command(name: str, directory: Path, port: int, workers: int = 1) -> list[str
                 str(PEERS / "python" / "bin" / "uvicorn"), "--app-dir", str(HERE), "peer_tuspyserver:app",
                 "--port", str(port), "--log-level", "warning", "--no-access-log",
             ]  # fmt: skip
+        case "resumable-upload":
+            return [
+                str(PEERS / "python" / "bin" / "resumable-upload"), "serve", "--host", "127.0.0.1",
+                "--port", str(port), "--upload-dir", str(directory), "--db-path", str(directory / "uploads.db"),
+                "--log-level", "WARNING",
+            ]  # fmt: skip
     raise ValueError(name)
 
 
 @contextlib.contextmanager
-def running(name: str, root: Path, workers: int = 1) -> Iterator[Running]:
-    """Start a server with an empty directory, and stop it."""
+def running(name: str, root: Path, arguments: Sequence[str] = ()) -> Iterator[Running]:
+    """Start a server with an empty directory and further arguments, and stop it."""
     directory = root / name.strip("@").replace("/", "-")
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -88,14 +102,19 @@ def running(name: str, root: Path, workers: int = 1) -> Iterator[Running]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "TUS_DIRECTORY": str(directory)}
-    with (root / f"{directory.name}.log").open("wb") as log:
+    log_file = root / f"{directory.name}.log"
+    with log_file.open("wb") as log:
         process = subprocess.Popen(
-            command(name, directory, port, workers), stdout=log, stderr=log, env=environment, start_new_session=True
+            [*command(name, directory, port), *arguments],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
         )
     url = f"http://127.0.0.1:{port}/files/"
     try:
-        _wait_for(url, process, root / f"{directory.name}.log")
-        yield Running(name, url, directory, process)
+        _wait_for(url, process, log_file)
+        yield Running(name, url, directory, process, log_file)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
@@ -123,20 +142,62 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise RuntimeError(f"{url} does not answer:\n{log.read_text()[-2000:]}")
 
 
-def set_up_peers() -> list[str]:
-    """Install the peers that this machine can run, and return their names; say which it cannot."""
-    names = []
-    if shutil.which("npm"):
-        node = PEERS / "node"
-        if not (node / "node_modules" / "@tus").exists():
-            shutil.copytree(HERE / "peer_node", node, dirs_exist_ok=True)
-            subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--silent"], cwd=node, check=True)
-        names.append("@tus/server")
-    else:
-        print("left out: @tus/server (npm is not on the PATH)")
-    python = PEERS / "python"
-    if not (python / "bin" / "uvicorn").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(python)], check=True)
-        requirements = HERE / "peer_requirements.txt"
-        subprocess.run([str(python / "bin" / "pip"), "install", "-q", "-r", str(requirements)], check=True)
-    return [*names, "tuspyserver"]
+class LeftOut(Exception):
+    """This machine cannot set up a peer; the message says why."""
+
+
+def set_up(name: str) -> None:
+    """Install a peer, unless it is there.
+
+    Raises:
+        LeftOut: it cannot be installed here.
+    """
+    match name:
+        case "tusd":
+            directory = PEERS / "go"
+            shutil.copytree(HERE / "peer_go", directory, dirs_exist_ok=True)
+            # `go install ...@v2.10.0` would ask for the list of all versions as well, which not every proxy gives.
+            _run("go", "build", "-mod=mod", "-o", "tusd", "github.com/tus/tusd/v2/cmd/tusd", directory=directory)
+        case "@tus/server":
+            directory = PEERS / "node"
+            shutil.copytree(HERE / "peer_node", directory, dirs_exist_ok=True)
+            if not (directory / "node_modules" / "@tus").exists():
+                _run("npm", "ci", "--no-audit", "--no-fund", "--silent", directory=directory)
+        case "tuspyserver" | "resumable-upload":
+            directory = PEERS / "python"
+            if not (directory / "bin" / "pip").exists():
+                _run(sys.executable, "-m", "venv", str(directory))
+            pip = directory / "bin" / "pip"
+            _run(str(pip), "install", "--quiet", "--disable-pip-version-check", "-r", "peer_requirements.txt")
+
+
+def set_up_peers(*names: str) -> list[str]:
+    """Install peers, and return those that this machine can run; say which it cannot."""
+    found = []
+    for name in names:
+        try:
+            set_up(name)
+        except LeftOut as reason:
+            print(f"left out: {name} ({reason})")
+        else:
+            found.append(name)
+    return found
+
+
+def _run(program: str, *arguments: str, directory: Path = HERE) -> None:
+    if shutil.which(program) is None:
+        raise LeftOut(f"{program} is not on the PATH")
+    done = subprocess.run([program, *arguments], cwd=directory, check=False, capture_output=True, text=True)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"]
+        raise LeftOut(f"{Path(program).name} {arguments[0]}: {lines[-1].strip()}")
+
+
+def version(name: str) -> str:
+    """Return the version of tusd-py, or the one at which a package of a peer is pinned."""
+    if name == "tusd-py":
+        return importlib.metadata.version(name)
+    for pins in ("peer_go/go.mod", "peer_node/package.json", "peer_requirements.txt"):
+        if found := re.search(rf"(?<!\w){re.escape(name)}(?:==|\": \"|/v\d+ v)([\d.]+)", (HERE / pins).read_text()):
+            return found[1]
+    raise ValueError(name)
