@@ -416,7 +416,7 @@ async def test_upload_that_is_just_being_created(make: Make) -> None:
     """An upload that has its manifest but not its record yet is left to who creates it."""
     uploads, others = await make(), await make()
     upload = draft().changed(id="abc")
-    lock = await uploads._locker.acquire("abc", timeout=0, let_go=lambda urgent: None)
+    lock = await uploads._locker.acquire("abc", timeout=0, let_go=lambda urgent, **_: None)
     upload = await uploads.store.create(upload)
     assert await others.rebuild_all() == 0
     await uploads.state.insert(upload)

@@ -7,6 +7,8 @@ holds its own share, the connection is not read and the client has to wait.
 
 A store never sees an error of the connection. The batches just end, and `Body.error` says why. `Body.discard` then
 tells whether what the request brought counts (a broken connection) or not (a checksum that could not be verified).
+Only if the upload's lock is lost the batches end with an error, `Fenced`: another may write now, so the store has to
+leave everything as it is, as if the process had died.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Protocol
 
-from tusd_py.errors import ChecksumMismatch, Interrupted, ReadTimeout, SizeExceeded, TusError, UnexpectedEnd
+from tusd_py.errors import ChecksumMismatch, Fenced, Interrupted, ReadTimeout, SizeExceeded, TusError, UnexpectedEnd
 
 BATCH_BYTES = 2 * 1024 * 1024
 BUFFER_BYTES = 256 * 1024
@@ -199,6 +201,7 @@ class Body:
         self._read_timeout = read_timeout
         self._limit: int | None = None
         self._head: list[Chunk] = []
+        self._is_lost = False
         self._hasher: Hasher | None = None
         self._digest = b""
 
@@ -251,8 +254,15 @@ class Body:
         if not self._is_whole():
             self.close(cause)
 
-    def let_go(self, urgent: bool) -> None:
-        """Stop for a newer request on the same upload: at once if urgent, else only if no bytes arrive."""
+    def let_go(self, urgent: bool, /, *, lost: bool = False) -> None:
+        """Stop for a newer request on the same upload: at once if urgent, else only if no bytes arrive.
+
+        If the upload's lock is `lost`, nothing more may be stored, not even what has arrived.
+        """
+        if lost:
+            self._is_lost = True
+            self.close(Fenced())
+            return
         if urgent:
             self.interrupt(Interrupted())
             return
@@ -277,6 +287,9 @@ class Body:
         """Yield what has arrived, as lists of chunks, until the body ends; then `error` says if it ended well.
 
         A batch may be used until the next one is asked for.
+
+        Raises:
+            Fenced: the upload's lock is lost; nothing may be stored any more.
         """
         self._source.start()
         try:
@@ -284,10 +297,12 @@ class Body:
                 self._head = []
                 if self._hasher is not None:
                     await asyncio.to_thread(self._hash, self._hasher, batch)
+                self._check_held()
                 yield batch
                 self._source.give_back()
         finally:
             await self.aclose()
+        self._check_held()
         if self._hasher is not None and self.error is None and self._hasher.digest() != self._digest:
             self.error = ChecksumMismatch()
 
@@ -319,6 +334,10 @@ class Body:
             self.close(SizeExceeded(f"the body has more than the {self._limit} bytes that the upload lacks"))
             return []
         return batch
+
+    def _check_held(self) -> None:
+        if self._is_lost:
+            raise Fenced()
 
     @staticmethod
     def _hash(hasher: Hasher, batch: list[Chunk]) -> None:

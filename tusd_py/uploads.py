@@ -30,7 +30,7 @@ HEALTHY_SECONDS = 0.15
 _log = structlog.get_logger("tusd_py.uploads")
 
 
-def _keep(_: bool) -> None:
+def _keep(_: bool, /, *, lost: bool = False) -> None:
     """Do not let go of the lock: what is done is short."""
 
 
@@ -199,6 +199,13 @@ class Uploads:
                     _log.warning("could not make a record from a manifest", upload=upload_id, error=error.message)
         return made
 
+    async def problem(self) -> str | None:
+        """Return why uploads cannot be taken now, for the operator, or None if they can."""
+        for backend in (self.store, self.state, self._locker):
+            if problem := await backend.problem():
+                return problem
+        return None
+
     # Locks
 
     @contextlib.asynccontextmanager
@@ -207,9 +214,9 @@ class Uploads:
     ) -> AsyncIterator[int]:
         asked_at: list[float] = []
 
-        def asked(at_once: bool) -> None:
+        def asked(at_once: bool, /, *, lost: bool = False) -> None:
             asked_at.append(time.perf_counter())
-            let_go(at_once)
+            let_go(at_once, lost=lost)
 
         started = time.perf_counter()
         wait = self.rules.lock_timeout if timeout is None else timeout

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol, Self
 
 from tusd_py.config import Config
 
-LetGo = Callable[[bool], None]
-"""Called on the holder's event loop when somebody else wants the lock; true if they want it at once."""
+
+class LetGo(Protocol):
+    """How a holder is told that it should stop."""
+
+    def __call__(self, urgent: bool, /, *, lost: bool = False) -> None:
+        """Stop, at once if it is urgent.
+
+        This is called on the holder's event loop, when somebody else wants the lock or when it is `lost`: then another
+        may hold it by now, and whatever was not done before must be left undone.
+        """
 
 
 class Lock(Protocol):
@@ -44,6 +51,9 @@ class Locker(Protocol):
         Raises:
             Locked: the holder did not let go in time.
         """
+
+    async def problem(self) -> str | None:
+        """Return why locks cannot be given out now, for the operator, or None if they can."""
 
     async def aclose(self) -> None:
         """Give back what the locker holds open."""

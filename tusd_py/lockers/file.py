@@ -95,6 +95,20 @@ class FileLocker:
             if not events:
                 del self._waiting[upload_id]
 
+    async def problem(self) -> str | None:
+        """Return why no lock can be made in the directory, or None."""
+
+        def probe() -> str | None:
+            path = self._root / f".probe-{os.getpid()}"
+            try:
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                path.unlink()
+            except OSError as error:
+                return f"cannot keep locks in {self._root}: {error.strerror}"
+            return None
+
+        return await asyncio.to_thread(probe)
+
     async def aclose(self) -> None:
         """Remove the wake-up socket."""
         if self._socket is not None:

@@ -65,6 +65,10 @@ class MemoryLocker:
         self._next_fence += 1
         return MemoryLock(self, upload_id, self._next_fence - 1)
 
+    async def problem(self) -> str | None:
+        """Return None: memory always works."""
+        return None
+
     async def aclose(self) -> None:
         """Do nothing."""
 

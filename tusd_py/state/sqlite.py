@@ -161,6 +161,14 @@ class SqliteState:
             raise self._unusable(error) from error
         return int(rows[0][0])
 
+    async def problem(self) -> str | None:
+        """Return why the file cannot be read, or None."""
+        try:
+            await self.get("-")
+        except TusError as error:
+            return error.message
+        return None
+
     async def aclose(self) -> None:
         """Close the file."""
         await self._db.close()

@@ -161,13 +161,16 @@ async def housekeeping(parts: Parts) -> AsyncIterator[None]:
     """Expire uploads now and then, and once make records from manifests that have none."""
 
     async def run() -> None:
-        await parts.uploads.rebuild_all()
+        has_all_records = False
         while True:
             try:
+                if not has_all_records:
+                    await parts.uploads.rebuild_all()
+                    has_all_records = True
                 if count := await parts.uploads.expire():
                     _log.info("expired", uploads=count)
             except TusError as error:
-                _log.warning("could not look for expired uploads", error=error.message)
+                _log.warning("could not look for lost records and expired uploads", error=error.message)
             pause = parts.config.expire_after.total_seconds() / 4 or REAP_SECONDS
             await asyncio.sleep(min(REAP_SECONDS, max(1.0, pause)))
 

@@ -8,7 +8,6 @@ import structlog
 from aiohttp import web
 
 from tusd_py.composer import Parts
-from tusd_py.errors import TusError
 
 HEALTH_PATHS = ("/healthz", "/readyz")
 _log = structlog.get_logger("tusd_py.health")
@@ -21,11 +20,7 @@ def add_health_routes(router: web.UrlDispatcher, parts: Parts, stopping: asyncio
         return web.Response(text="ok\n")
 
     async def readyz(request: web.Request) -> web.Response:
-        problem = "the server is shutting down" if stopping.is_set() else await parts.uploads.store.problem()
-        try:
-            await parts.uploads.state.get("-")
-        except TusError as error:
-            problem = problem or error.message
+        problem = "the server is shutting down" if stopping.is_set() else await parts.uploads.problem()
         if problem:
             _log.warning("not ready", problem=problem)
             text = "not ready: the server's log says why\n"

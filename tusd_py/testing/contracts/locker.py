@@ -21,10 +21,12 @@ class _Holder:
 
     def __init__(self, *, yields: bool = False) -> None:
         self.asked: list[bool] = []
+        self.has_lost = False
         self.yields = yields
         self.lock: Lock | None = None
 
-    def let_go(self, urgent: bool) -> None:
+    def let_go(self, urgent: bool, /, *, lost: bool = False) -> None:
+        self.has_lost = self.has_lost or lost
         self.asked.append(urgent)
         if self.yields and self.lock is not None:
             lock, self.lock = self.lock, None
