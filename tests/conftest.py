@@ -4,6 +4,7 @@ Servers are shared: one for each set of options in each test process, since a st
 HYPOTHESIS_PROFILE=soak runs property tests with random examples, and many more of them.
 """
 
+import asyncio
 import json
 import os
 import shutil
@@ -15,10 +16,13 @@ from contextlib import ExitStack
 from functools import cache
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import settings
 
+from tusd_py.testing.contracts import wait_until
 from tusd_py.testing.raw import RawClient
+from tusd_py.testing.redis import RedisProcess, free_port, valkey_binary
 from tusd_py.testing.server import ServerProcess
 
 # Everybody is who they say; an upload gets the id that its metadata asks for.
@@ -45,6 +49,7 @@ TOOLS = {
     "needs_curl": ["curl"],
     "needs_openssl": ["openssl"],
     "needs_strace": ["strace"],
+    "needs_redis": [os.environ.get("TUSD_PY_REDIS_SERVER", "redis-server")],
     "needs_mount": ["mount", "umount"],
 }
 
@@ -160,3 +165,84 @@ def people(server_with: Callable[..., ServerProcess], tmp_path_factory: pytest.T
     plugin = tmp_path_factory.mktemp("plugins") / "people.py"
     plugin.write_text(PEOPLE)
     return RawClient(server_with("--plugin", str(plugin)).url)
+
+
+REDIS = {"valkey": valkey_binary(), "redis": TOOLS["needs_redis"][0]}
+BOTH = ["valkey", pytest.param("redis", marks=pytest.mark.needs_redis)]
+# The indexes of records, which live as long as there are any.
+INDEXES = {"all", "status", "owner", "both", "due", "waiting", "highest"}
+
+
+@pytest.fixture(scope="session", params=BOTH)
+def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisProcess]:
+    """A server of Valkey, and one of Redis, that tests share; see `redis_url`."""
+    with RedisProcess(REDIS[request.param]) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisProcess) -> Iterator[str]:
+    """The URL of a shared server, with a prefix of the test's own and a short lease."""
+    prefix = os.urandom(4).hex()
+    yield f"{redis_server.url}?prefix={prefix}&lease=1"
+    assert endless_keys(redis_server, prefix) == []
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[list[RedisProcess]]:
+    """A Cluster of three servers of Valkey."""
+    with ExitStack() as stack:
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+        buses = [free_port() for _ in range(3)]
+        nodes = [
+            stack.enter_context(RedisProcess(REDIS["valkey"], *options, "--cluster-port", str(bus))) for bus in buses
+        ]
+        clients = [stack.enter_context(node.client()) for node in nodes]
+        for number, client in enumerate(clients):
+            first, last = 16384 * number // 3, 16384 * (number + 1) // 3 - 1
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
+            client.execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port, buses[0])
+
+        def is_ready() -> bool:
+            return all(client.execute_command("CLUSTER INFO")["cluster_state"] == "ok" for client in clients)
+
+        asyncio.run(wait_until(is_ready))
+        yield nodes
+
+
+@pytest.fixture
+def cluster_url(cluster: list[RedisProcess]) -> Iterator[str]:
+    """The URL of a Cluster, with a prefix of the test's own and a short lease."""
+    prefix = os.urandom(4).hex()
+    yield f"redis+cluster://127.0.0.1:{cluster[0].port},127.0.0.1:{cluster[1].port}?prefix={prefix}&lease=1"
+    for node in cluster:
+        assert endless_keys(node, prefix) == []
+
+
+@pytest.fixture
+def start_redis() -> Iterator[Callable[..., RedisProcess]]:
+    """A function that starts a server of one's own, by default of Valkey; options are those of `RedisProcess`."""
+    with ExitStack() as servers:
+
+        def start(*options: str, kind: str = "valkey", **more: Any) -> RedisProcess:
+            server = servers.enter_context(RedisProcess(REDIS[kind], *options, **more))
+            servers.callback(lambda: endless_keys(server, "tusd-py") == [] or pytest.fail("a key lives for ever"))
+            return server
+
+        yield start
+
+
+def endless_keys(server: RedisProcess, prefix: str) -> list[str]:
+    """Return the keys of ours that live for ever and should not: all but indexes and records of what is finished."""
+    found = []
+    for key in server.without_end(f"{prefix}:*"):
+        kind = key.split(":")[2]
+        if kind in INDEXES:
+            continue
+        if kind == "upload":
+            with server.client() as client:
+                record = msgspec.json.decode(client.hget(key, "record"))
+            if record["status"] in ("checking", "accepted", "quarantined") and record["expires_at"] is None:
+                continue
+        found.append(key)
+    return found

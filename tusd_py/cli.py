@@ -14,7 +14,7 @@ import msgspec
 from tusd_py import __version__, logs
 from tusd_py.cli_upload import upload
 from tusd_py.composer import Parts, compose, load_plugins, plugin_routes
-from tusd_py.config import Config, ConfigError, Field, Sources, fields, load, show
+from tusd_py.config import Config, ConfigError, Field, Sources, fields, load, redacted, show
 from tusd_py.errors import TusError
 from tusd_py.hooks import specs
 from tusd_py.hooks.plugins import (
@@ -196,9 +196,9 @@ def check(sources: Sources) -> None:
 
     async def look() -> None:
         async with compose(config) as parts:
-            click.echo(f"store       {config.store_url}")
-            click.echo(f"state       {config.state_url}")
-            click.echo(f"locker      {config.locker_url}")
+            click.echo(f"store       {redacted(config.store_url)}")
+            click.echo(f"state       {redacted(config.state_url)}")
+            click.echo(f"locker      {redacted(config.locker_url)}")
             names = [name for extension in parts.protocol.extensions for name in extension.names]
             click.echo(f"extensions  {', '.join(names)}")
             click.echo("plugins     in the order in which they are called")
@@ -206,7 +206,7 @@ def check(sources: Sources) -> None:
                 click.echo(f"            {name}: {', '.join(hooks)}")
             for route in parts.routes:
                 click.echo(f"page        {route.method} {route.path} (plugin {route.plugin})")
-            if problem := await parts.uploads.store.problem():
+            if problem := await parts.uploads.problem():
                 problems.append(problem)
 
     attempt(lambda: asyncio.run(look()))
@@ -293,7 +293,7 @@ def _run_beside(sources: Sources, action: Callable[[Parts], Coroutine[Any, Any, 
     for url in (sources.config.state_url, sources.config.store_url):
         if url.startswith("memory:"):
             raise click.ClickException(f"{url} lives in the server's process; ask its status API instead")
-    if not Path(sources.config.upload_dir).exists() and sources.config.state is None:
+    if not Path(sources.config.upload_dir).exists() and sources.config.state is sources.config.redis is None:
         raise click.ClickException(f"there is no upload directory {sources.config.upload_dir}; give --upload-dir")
 
     async def run() -> T:

@@ -11,7 +11,7 @@ from typing import Any
 import pluggy
 
 from tusd_py.claim import Rules
-from tusd_py.config import Config, ConfigError
+from tusd_py.config import Config, ConfigError, redacted
 from tusd_py.default_plugins import default_plugins
 from tusd_py.default_plugins.access import Access
 from tusd_py.default_plugins.limits import Limits
@@ -24,19 +24,23 @@ from tusd_py.protocol import extensions_for
 from tusd_py.protocol.core import Protocol
 from tusd_py.uploads import Uploads
 
+REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+
 # "module:Class" by kind and URL scheme; imported only when chosen, so that what is not used need not be installed.
 BACKENDS: dict[tuple[str, str], str] = {
     ("store", "file"): "tusd_py.stores.file:FileStore",
     ("store", "memory"): "tusd_py.stores.memory:MemoryStore",
+    **{("state", scheme): "tusd_py.state.redis:RedisState" for scheme in REDIS_SCHEMES},
     ("state", "sqlite"): "tusd_py.state.sqlite:SqliteState",
     ("state", "memory"): "tusd_py.state.memory:MemoryState",
+    **{("locker", scheme): "tusd_py.lockers.redis:RedisLocker" for scheme in REDIS_SCHEMES},
     ("locker", "file"): "tusd_py.lockers.file:FileLocker",
     ("locker", "memory"): "tusd_py.lockers.memory:MemoryLocker",
 }
 
 
 OWN = frozenset({Access, Limits, Metrics})
-"""The plugins that are called in place, because they neither wait nor block."""
+"""The plugins that are called in place, because they do not block and wait for nothing but Redis, in time."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def make_backend(kind: str, url: str, config: Config, manager: pluggy.PluginMana
     target = table.get((kind, scheme))
     if target is None or ":" not in url:
         known = ", ".join(sorted(f"{name}:" for backend, name in table if backend == kind))
-        raise ConfigError(f"{kind} {url!r} is of no known kind; there are {known}")
+        raise ConfigError(f"{kind} {redacted(url)!r} is of no known kind; there are {known}")
     module, _, name = target.partition(":")
     try:
         backend = getattr(importlib.import_module(module), name)
@@ -133,6 +137,9 @@ async def compose(config: Config, plugins: Mapping[str, object] | None = None) -
             stack.push_async_callback(backend.aclose)
         await locker.open(await state.highest_fence() + 1)
         stack.push_async_callback(locker.aclose)
+        for plugin in manager.get_plugins():
+            if isinstance(plugin, Limits):
+                stack.push_async_callback(plugin.aclose)
         await hooks.start()
         stack.push_async_callback(hooks.stop, config.shutdown_timeout.total_seconds() / 4)
         uploads = Uploads(store, state, locker, hooks, _rules(config))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
@@ -69,8 +70,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     upload_dir: Annotated[str, _setting(_Store, "Directory for bytes, records and locks.")] = "./data"
     store: Annotated[str | None, _setting(_Store, "URL of the store for bytes; default file:UPLOAD_DIR.")] = None
-    state: Annotated[str | None, _setting(_Store, "URL of the records; default sqlite:UPLOAD_DIR/uploads.db.")] = None
-    locker: Annotated[str | None, _setting(_Store, "URL of the locks; default file:UPLOAD_DIR/.locks.")] = None
+    redis: Annotated[
+        str | None,
+        _setting(
+            _Store,
+            "URL of Redis or Valkey for records, locks and rate limits of any number of servers: redis://, rediss://, "
+            "unix://, redis+sentinel://, redis+cluster://.",
+        ),
+    ] = None
+    state: Annotated[
+        str | None, _setting(_Store, "URL of the records; default that of redis, or sqlite:UPLOAD_DIR/uploads.db.")
+    ] = None
+    locker: Annotated[
+        str | None, _setting(_Store, "URL of the locks; default that of redis, or file:UPLOAD_DIR/.locks.")
+    ] = None
     fsync: Annotated[
         Literal["never", "finish", "chunk"],
         _setting(
@@ -115,7 +128,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         _setting(_Limit, "How often a running upload's offset is recorded and post_receive is called."),
     ] = timedelta(seconds=1)
     create_rate: Annotated[
-        int, _setting(_Limit, "Uploads that one client address may create per minute and process; 0 is no limit.")
+        int,
+        _setting(
+            _Limit,
+            "Uploads that one client address may create per minute, at each process or, with redis, at all servers "
+            "together; 0 is no limit.",
+        ),
     ] = 6000
     min_free_space: Annotated[
         Size,
@@ -216,12 +234,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def state_url(self) -> str:
         """URL of the state, with the default filled in."""
-        return self.state or f"sqlite:{Path(self.upload_dir, 'uploads.db')}"
+        return self.state or self.redis or f"sqlite:{Path(self.upload_dir, 'uploads.db')}"
 
     @property
     def locker_url(self) -> str:
         """URL of the locker, with the default filled in."""
-        return self.locker or f"file:{Path(self.upload_dir, '.locks')}"
+        return self.locker or self.redis or f"file:{Path(self.upload_dir, '.locks')}"
 
 
 def path_of(url: str) -> Path:
@@ -315,7 +333,13 @@ def show(value: Any) -> str:
         return ",".join(map(str, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "none" if value is None else str(value)
+    return "none" if value is None else redacted(str(value))
+
+
+def redacted(url: str) -> str:
+    """Return a URL, or any other text, without the password or other secrets in it."""
+    url = re.sub(r"(?<=://)([^:@/]*):.*(?=@)", r"\1:***", url)
+    return re.sub(r"(?i)([?&][a-z_]*(?:pass|secret|token)[a-z_]*=)[^&]*", r"\1***", url)
 
 
 def _convert(value: Any, kind: Any) -> Any:

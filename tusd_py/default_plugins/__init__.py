@@ -5,7 +5,7 @@ They are called last, so that installed plugins come before them; each can be le
 
 from __future__ import annotations
 
-from tusd_py.config import Config, ConfigError, path_of
+from tusd_py.config import Config, ConfigError, path_of, redacted
 from tusd_py.default_plugins.access import Access
 from tusd_py.default_plugins.audit import Audit
 from tusd_py.default_plugins.limits import Limits
@@ -16,11 +16,15 @@ def default_plugins(config: Config) -> list[tuple[str, object]]:
     """Return names and plugins in the order in which they are registered.
 
     Raises:
-        ConfigError: the audit log cannot be written.
+        ConfigError: the audit log cannot be written, or Redis cannot be used.
     """
+    try:
+        limits = Limits(config.create_rate, config.min_free_space, _directory(config), config.redis)
+    except ImportError as error:
+        raise ConfigError(f"redis {redacted(config.redis or '')}: {error}") from error
     plugins: list[tuple[str, object]] = [
         ("access", Access(config.api_token)),
-        ("limits", Limits(config.create_rate, config.min_free_space, _directory(config))),
+        ("limits", limits),
         ("metrics", Metrics()),
     ]
     if config.audit_log:
