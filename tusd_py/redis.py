@@ -57,7 +57,7 @@ REDIS_PORT = 6379
 class Address:
     """What a URL says."""
 
-    url: str
+    url: str = field(repr=False)
     kind: str
     """`redis`, `sentinel` or `cluster`."""
     hosts: list[tuple[str, int]]
@@ -92,7 +92,10 @@ class Address:
         if not 0.1 <= own.get("lease", 1) <= 3600:
             raise ValueError("lease is a number of seconds")
         if scheme == "unix":
-            return cls(url, "redis", [], "", dict(parse_url(f"{url.partition('?')[0]}?{urlencode(query)}")), **own)
+            options = dict(parse_url(f"{url.partition('?')[0]}?{urlencode(query)}"))
+            options["unix_socket_path"] = options.pop("path")
+            del options["connection_class"]
+            return cls(url, "redis", [], "", options, **own)
         credentials, _, places = parts.netloc.rpartition("@")
         user, _, password = credentials.partition(":")
         port = SENTINEL_PORT if kind == "sentinel" else REDIS_PORT
@@ -102,10 +105,10 @@ class Address:
             raise ValueError("the path has to begin with the name of the service, as in /mymaster/0")
         if kind == "cluster" and parts.path.strip("/"):
             raise ValueError("a Cluster has no numbered databases")
-        plain = f"{scheme}://{hosts[0][0]}:{hosts[0][1]}/{database.strip('/')}?{urlencode(query)}"
-        options = dict(parse_url(plain))
-        for name in ("host", "port"):
-            del options[name]
+        if (database := database.strip("/")) and not database.isdecimal():
+            raise ValueError(f"the database has a number, which {database!r} is not")
+        options = dict(parse_url(f"{scheme}://host/{database}?{urlencode(query)}"))
+        del options["host"]
         if options.pop("connection_class", None) is not None:
             options["ssl"] = True
         options |= {name: unquote(text) for name, text in (("username", user), ("password", password)) if text}
@@ -158,6 +161,7 @@ class Server:
         ]
         self._users = 0
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._sentinel: Sentinel | None = None
         self.client: Any = self._make_client()
 
@@ -177,6 +181,8 @@ class Server:
         if self._users:
             return
         del self._open[asyncio.get_running_loop(), self.address.url]
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         await self.client.aclose()
         if self._sentinel is not None:
             for sentinel in self._sentinel.sentinels:
@@ -219,19 +225,17 @@ class Server:
 
     async def problem(self) -> str | None:
         """Return why the server cannot be used, for the operator, or None if it can."""
-        probes: list[Sequence[str | int]] = []
+        probes: list[Sequence[str | int | float]] = []
         for bucket in self.buckets:
             probes.append(("TYPE", bucket.key("all")))
             probes.append(("SET", bucket.key("probe"), "", "PX", 1000))
         try:
-            async with self._slots, asyncio.timeout(CONNECT_SECONDS + ANSWER_SECONDS):
-                pipeline = self.client.pipeline(transaction=False)
-                for probe in probes:
-                    pipeline.execute_command(*probe)
-                answers = await pipeline.execute()
-        except _ERRORS as error:
-            told = str(error) or type(error).__name__
-            return f"cannot use Redis at {redacted(self.address.url)}: {_reason(error)} ({told})"
+            answers = await self.commands(*probes)
+        except StoreUnavailable as error:
+            cause = error.__cause__
+            assert isinstance(cause, Exception)
+            told = str(cause) or type(cause).__name__
+            return f"cannot use Redis at {redacted(self.address.url)}: {_reason(cause)} ({told})"
         for bucket, kind in zip(self.buckets, answers[::2], strict=True):
             if kind not in (b"none", b"zset"):
                 return (
@@ -267,11 +271,19 @@ class Server:
                 await client.aclose()
 
     async def _translated(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        try:
-            async with self._slots:
-                return await attempt()
-        except _ERRORS as error:
-            raise translated(error) from error
+        async def work() -> T:
+            try:
+                async with self._slots:
+                    return await attempt()
+            except _ERRORS as error:
+                raise translated(error) from error
+
+        # In a task of its own, for a request that is dropped would cost a connection; and while it connects, redis-py
+        # (8.1) takes a cancellation for a failed attempt and goes on.
+        task = asyncio.create_task(work())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
 
     def _make_client(self) -> Any:
         address, options = self.address, self.client_options()
@@ -279,13 +291,14 @@ class Server:
             nodes = [ClusterNode(host, port) for host, port in address.hosts]
             return RedisCluster(startup_nodes=nodes, **options)
         if address.kind == "sentinel":
-            times = {name: value for name, value in options.items() if name.startswith("socket_")}
+            names = ("socket_connect_timeout", "socket_timeout", "protocol", "retry")
+            own = {name: value for name, value in options.items() if name in names}
             self._sentinel = Sentinel(  # type: ignore[no-untyped-call]
-                address.hosts, sentinel_kwargs={**times, "protocol": 2}, **options
+                address.hosts, sentinel_kwargs=own, **options
             )
             return self._sentinel.master_for(address.service)
         if not address.hosts:
-            return Redis(unix_socket_path=options.pop("path"), **options)
+            return Redis(**options)
         return self._single(*address.hosts[0])
 
     def _single(self, host: str, port: int) -> Any:
@@ -342,7 +355,7 @@ def _reason(error: Exception) -> str:
 
 
 _REASONS: list[tuple[type[BaseException] | tuple[type[BaseException], ...], str]] = [
-    ((exceptions.AuthenticationError, exceptions.AuthorizationError), "it refuses the user or the password"),
+    ((exceptions.AuthenticationError, exceptions.AuthorizationError), "it wants a user and password, or refuses them"),
     (exceptions.NoPermissionError, "its user lacks a permission"),
     (exceptions.OutOfMemoryError, "it is out of memory"),
     (exceptions.ReadOnlyError, "it is a read-only replica"),
@@ -353,8 +366,6 @@ _REASONS: list[tuple[type[BaseException] | tuple[type[BaseException], ...], str]
     ((exceptions.ConnectionError, OSError), "it cannot be reached"),
 ]
 _REPLIES = {
-    "NOAUTH": "it wants a password",
-    "WRONGPASS": "it refuses the user or the password",
     "WRONGTYPE": "a key is not ours: another program uses the same prefix",
     "MISCONF": "it cannot write to its disk",
     "NOREPLICAS": "it has too few replicas",

@@ -188,10 +188,12 @@ class RedisLocker:
 
     async def aclose(self) -> None:
         """Stop listening and renewing."""
-        for task in self._loops:
-            task.cancel()
-        if tasks := [*self._loops, *self._tasks]:
-            await asyncio.wait(tasks)
+        while any(not task.done() for task in self._loops):
+            for task in self._loops:
+                task.cancel()  # not once: see Server._translated
+            await asyncio.wait(self._loops, timeout=0.1)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
         for lock in list(self._held.values()):
             lock.end()
         await self._server.aclose()
@@ -202,13 +204,18 @@ class RedisLocker:
         keys = [bucket.key("lock", upload_id), bucket.fence(upload_id), bucket.upload(upload_id)]
         held: list[str | int] = [token, int(self.lease * 1000), self._first_fence]
         wanted: list[str | int] = [wish, int(wait * 1000), self._channels, upload_id, self._name]
+        task = asyncio.create_task(self._server.run(ACQUIRE, keys, [*held, *wanted, NUMBER_MILLISECONDS]))
         try:
-            number = await self._server.run(ACQUIRE, keys, [*held, *wanted, NUMBER_MILLISECONDS])
+            return int(await asyncio.shield(task) or 0)
         except BaseException:
-            # Nobody waits for the answer any more, and it may be that the lock was given.
-            self._background(self._free(upload_id, token))
+            self._background(self._give_back(task, upload_id, token))
             raise
-        return int(number or 0)
+
+    async def _give_back(self, task: asyncio.Task[Any], upload_id: str, token: str) -> None:
+        """Release what may have been given to somebody who did not wait for it, or heard no answer."""
+        await asyncio.wait([task])
+        if task.exception() or task.result():
+            await self._free(upload_id, token)
 
     async def _free(self, upload_id: str, token: str) -> None:
         bucket = self._server.bucket(upload_id)

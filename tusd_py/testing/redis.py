@@ -20,6 +20,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 START_SECONDS = 20
 
@@ -43,21 +45,24 @@ class RedisProcess:
     """A server of Redis, Valkey, or Sentinel, started by `with` or by `start()`.
 
     `options` are those of the configuration file, as on the command line (`"--maxmemory", "10mb"`); `save` keeps the
-    data in an append-only file, so that it survives a restart.
+    data in an append-only file, so that it survives a restart; `sentinel` makes it a Sentinel, which has none.
     """
 
-    def __init__(self, binary: str, *options: str, save: bool = False, port: int | None = None) -> None:
-        self.port = port or free_port()
+    def __init__(self, binary: str, *options: str, save: bool = False, sentinel: bool = False) -> None:
+        self.port = free_port()
         self._binary = binary
         self._directory = tempfile.TemporaryDirectory(prefix="tusd-py-redis-")
         # Short, for the path of a socket has little room.
         self.socket = Path(self._directory.name, "s")
-        self._options = [
-            *("--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket)),
-            *("--dir", self._directory.name, "--save", "", "--appendonly", "yes" if save else "no"),
-            *("--enable-debug-command", "local"),
-            *options,
-        ]
+        # A Sentinel writes down what it learns.
+        file = Path(self._directory.name, "conf")
+        file.touch()
+        self._options = [str(file), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._directory.name]
+        if sentinel:
+            self._options.append("--sentinel")
+        else:
+            self._options += ["--unixsocket", str(self.socket), "--save", "", "--appendonly", "yes" if save else "no"]
+        self._options += options
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -82,7 +87,7 @@ class RedisProcess:
 
     def client(self, **options: Any) -> Any:
         """Return a client of the library, which connects when it is used; for `with`."""
-        return redis.Redis(port=self.port, protocol=2, **options)
+        return redis.Redis(port=self.port, protocol=2, retry=Retry(NoBackoff(), 0), **options)
 
     def start(self) -> None:
         """Start it, and return when it answers."""
