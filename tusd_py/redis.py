@@ -278,8 +278,8 @@ class Server:
             except _ERRORS as error:
                 raise translated(error) from error
 
-        # In a task of its own, for a request that is dropped would cost a connection; and while it connects, redis-py
-        # (8.1) takes a cancellation for a failed attempt and goes on.
+        # In a task of its own: a request that is dropped amid a command would cost a connection, and while redis-py
+        # (8.1) makes one, it swallows cancellations.
         task = asyncio.create_task(work())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -77,6 +77,9 @@ class State(Protocol):
     async def highest_fence(self) -> int:
         """Return the highest lock number of all records, or 0."""
 
+    async def has_lost_records(self) -> bool:
+        """Return whether records were lost that nobody removed, telling each loss to one caller."""
+
     async def problem(self) -> str | None:
         """Return why records cannot be kept now, for the operator, or None if they can."""
 

@@ -79,6 +79,10 @@ class MemoryState:
         """Return the highest lock number."""
         return max((upload.fence for upload in self._records.values()), default=0)
 
+    async def has_lost_records(self) -> bool:
+        """Return False: who loses them is the process itself."""
+        return False
+
     async def problem(self) -> str | None:
         """Return None: memory always works."""
         return None

@@ -11,8 +11,8 @@ Indexes are sorted sets: `all`, `status:S`, `owner:O`, `both:S:O` by the time of
 should need it: it is a backstop for records that no server looks after any more. What an index then still names is
 dropped when somebody comes across it.
 
-Redis may lose all of this. The store's manifests make the records again; `tusd_py.lockers.redis` says why the numbers
-of locks do not begin anew.
+Redis may lose all of this; that the key `kept` is missing shows it. The store's manifests make the records again, and
+`tusd_py.lockers.redis` says why the numbers of locks do not begin anew.
 """
 
 from __future__ import annotations
@@ -216,6 +216,11 @@ class RedisState:
         """Return the highest lock number that any record has had."""
         answers = await self._server.commands(*(("GET", bucket.key("highest")) for bucket in self._server.buckets))
         return max(int(answer or 0) for answer in answers)
+
+    async def has_lost_records(self) -> bool:
+        """Return whether Redis lost a bucket, which one server is told of; the first of all is, too."""
+        made = await self._server.commands(*(("SETNX", bucket.key("kept"), 1) for bucket in self._server.buckets))
+        return any(made)
 
     async def problem(self) -> str | None:
         """Return why records cannot be kept now, or None if they can."""

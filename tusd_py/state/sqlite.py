@@ -161,6 +161,10 @@ class SqliteState:
             raise self._unusable(error) from error
         return int(rows[0][0])
 
+    async def has_lost_records(self) -> bool:
+        """Return False: a file that was deleted is seen at the next start."""
+        return False
+
     async def problem(self) -> str | None:
         """Return why the file cannot be read, or None."""
         try:

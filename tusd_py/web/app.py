@@ -158,13 +158,14 @@ def _from_http(error: web.HTTPException, request: Request) -> TusError:
 
 @contextlib.asynccontextmanager
 async def housekeeping(parts: Parts) -> AsyncIterator[None]:
-    """Expire uploads now and then, and once make records from manifests that have none."""
+    """Expire uploads now and then; make records from manifests that have none, at first and when records were lost."""
 
     async def run() -> None:
         has_all_records = False
         while True:
             try:
-                if not has_all_records:
+                if await parts.uploads.state.has_lost_records() or not has_all_records:
+                    has_all_records = False
                     await parts.uploads.rebuild_all()
                     has_all_records = True
                 if count := await parts.uploads.expire():

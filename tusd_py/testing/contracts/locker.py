@@ -138,6 +138,21 @@ class LockerContract:
         await lock.release()
         await locker.aclose()
 
+    async def test_no_problem(self, locker: Locker) -> None:
+        """A locker that works has no problem, also while a lock is held."""
+        lock = await _Holder().take(locker)
+        assert await locker.problem() is None
+        await lock.release()
+
+    async def test_held_locks_are_not_lost(self, locker: Locker, other: Locker) -> None:
+        """As long as a lock is held and its server runs, nobody else gets it and its holder is not told to stop."""
+        holder = _Holder()
+        lock = await holder.take(locker)
+        with pytest.raises(Locked):
+            await _Holder().take(other, timeout=1.2, urgent=False)
+        assert not holder.has_lost
+        await lock.release()
+
     async def test_dropped_waiter_leaves_nothing(self, locker: Locker, other: Locker) -> None:
         """A request that is dropped while it waits neither gets the lock nor keeps it from others."""
         for delay in (0, 0.001, 0.02):

@@ -216,6 +216,20 @@ class StateContract:
         await state.save(uploads[0], 12)
         assert await state.highest_fence() == 12
 
+    async def test_nothing_is_lost(self, state: State, make_state: Callable[[], State]) -> None:
+        """Records that were made, changed or removed are not lost, and it stays like this when others look."""
+        await state.has_lost_records()
+        uploads = await self._insert(state, [new_upload(), new_upload()])
+        await state.save(uploads[0], 1)
+        await state.remove(uploads[1].id)
+        async with second(state, make_state) as other:
+            assert [await one.has_lost_records() for one in (state, other, state)] == [False] * 3
+
+    async def test_no_problem(self, state: State) -> None:
+        """A state that works has no problem, and looking for one leaves nothing behind."""
+        assert await state.problem() is None
+        assert (await state.page(Filter(), None, 1)).uploads == []
+
     async def test_next_start(self, state: State, make_state: Callable[[], State]) -> None:
         """Another state on the same records sees every change at once."""
         upload = new_upload()
