@@ -4,7 +4,6 @@ Servers are shared: one for each set of options in each test process, since a st
 HYPOTHESIS_PROFILE=soak runs property tests with random examples, and many more of them.
 """
 
-import asyncio
 import json
 import os
 import shutil
@@ -21,9 +20,8 @@ import pytest
 import redis
 from hypothesis import settings
 
-from tusd_py.testing.contracts import wait_until
 from tusd_py.testing.raw import RawClient
-from tusd_py.testing.redis import RedisProcess, free_port, valkey_binary
+from tusd_py.testing.redis import RedisProcess, free_port, valkey_binary, wait_for
 from tusd_py.testing.server import ServerProcess
 
 # Everybody is who they say; an upload gets the id that its metadata asks for.
@@ -207,7 +205,7 @@ def cluster() -> Iterator[list[RedisProcess]]:
         def is_ready() -> bool:
             return all(client.execute_command("CLUSTER INFO")["cluster_state"] == "ok" for client in clients)
 
-        asyncio.run(wait_until(is_ready))
+        wait_for(is_ready)
         yield nodes
 
 

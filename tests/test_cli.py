@@ -181,8 +181,9 @@ def problem(run, *arguments, **options):
     [
         (["--store", "ftp://x"], "store 'ftp://x' is of no known kind; there are file:, memory:"),
         (["--store", "data"], "store 'data' is of no known kind"),
-        (["--state", "postgres:x"], "state 'postgres:x' is of no known kind; there are memory:, sqlite:"),
-        (["--locker", "redis://x"], "locker 'redis://x' is of no known kind; there are file:, memory:"),
+        (["--state", "postgres:x"], "state 'postgres:x' is of no known kind; there are memory:, redis"),
+        (["--locker", "etcd://a:b@x"], "locker 'etcd://a:***@x' is of no known kind; there are file:, memory:, redis"),
+        (["--redis", "redis://x/one"], "'redis://x/one' is no URL of Redis"),
         (["--store", "file://host/x"], "names a host"),
         (["--locker", "memory:", "--workers", "2"], "locker memory: lives in one process; 2 workers need a shared one"),
         (["--store", "memory:"], "the store is in memory: everything is lost when the server stops"),
@@ -340,3 +341,16 @@ def test_uploads_of_nothing_are_explained(run):
     assert "there is no upload directory ./data; give --upload-dir" in run("uploads", "list").stderr
     said = run("uploads", "list", "--state", "memory:").stderr
     assert "memory: lives in the server's process; ask its status API instead" in said
+
+
+@pytest.mark.parametrize("setting", ["--redis", "--state", "--locker"])
+def test_without_the_extra(tmp_path, free_port, setting):
+    """Where the package for Redis is not installed all else works, and who wants Redis is told what to install."""
+    code = "import sys; sys.modules['redis'] = None; from tusd_py.cli import main; main()"
+    command = [sys.executable, "-P", "-c", code, "check", "--upload-dir", str(tmp_path), "--port", free_port]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    url = "redis://:secret@localhost"
+    checked = subprocess.run([*command, setting, url], capture_output=True, text=True)
+    assert checked.returncode == 1
+    assert "pip install 'tusd-py[redis]'" in checked.stderr
+    assert "secret" not in checked.stderr + checked.stdout

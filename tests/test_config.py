@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from tusd_py.config import Config, ConfigError, Size, fields, load, path_of
+from tusd_py.config import Config, ConfigError, Size, fields, load, path_of, redacted, show
 
 
 @pytest.fixture
@@ -146,6 +146,8 @@ def test_the_directory_decides_where_everything_is():
     assert (config.store_url, config.state_url) == ("file:/srv/up", "sqlite:/srv/up/uploads.db")
     assert config.locker_url == "file:/srv/up/.locks"
     assert Config(store="memory:").store_url == "memory:"
+    config = Config(redis="redis://localhost", locker="memory:")
+    assert (config.store_url, config.state_url, config.locker_url) == ("file:./data", "redis://localhost", "memory:")
 
 
 @pytest.mark.parametrize(
@@ -176,3 +178,19 @@ def test_every_setting_has_a_line_of_help():
         assert field.help.endswith(".")
         assert field.group
     assert [field.name for field in fields() if field.secret] == ["api_token"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("redis://localhost/0", "redis://localhost/0"),
+        ("redis://:secret@localhost/0", "redis://:***@localhost/0"),
+        ("rediss+sentinel://ada:sec@ret/@one,two/main", "rediss+sentinel://ada:***@one,two/main"),
+        ("unix:///run/redis?password=secret&db=1", "unix:///run/redis?password=***&db=1"),
+        ("https://uploads.example/files/", "https://uploads.example/files/"),
+        ("sqlite:/a:b@c", "sqlite:/a:b@c"),
+    ],
+)
+def test_passwords_are_not_shown(text, shown):
+    """A URL is shown without what is secret in it."""
+    assert redacted(text) == show(text) == shown

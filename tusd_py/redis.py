@@ -205,7 +205,7 @@ class Server:
             except exceptions.NoScriptError:
                 return await self.client.eval(script.source, len(keys), *keys, *arguments)
 
-        return await self._translated(attempt)
+        return await self.call(attempt)
 
     async def commands(self, *commands: Sequence[str | int | float]) -> list[Any]:
         """Return the answers to commands that are sent together.
@@ -221,7 +221,7 @@ class Server:
             answers: list[Any] = await pipeline.execute()
             return answers
 
-        return await self._translated(attempt)
+        return await self.call(attempt)
 
     async def problem(self) -> str | None:
         """Return why the server cannot be used, for the operator, or None if it can."""
@@ -270,7 +270,13 @@ class Server:
             if is_own:
                 await client.aclose()
 
-    async def _translated(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Await what the function gives, with other such calls on a bounded number of connections.
+
+        Raises:
+            StoreUnavailable: the server does not answer, or refuses.
+        """
+
         async def work() -> T:
             try:
                 async with self._slots:

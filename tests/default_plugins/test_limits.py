@@ -1,5 +1,13 @@
 """One address cannot fill the server with uploads, and the disk does not run full."""
 
+import asyncio
+
+import pytest
+import structlog
+
+from tusd_py.default_plugins.limits import Limits
+from tusd_py.errors import Unavailable
+from tusd_py.models import Request
 from tusd_py.testing.raw import RawClient
 from tusd_py.testing.server import ServerProcess
 
@@ -31,3 +39,44 @@ async def test_the_last_free_space_is_for_uploads_that_have_begun(tmp_path):
         assert (refused.status, refused.code) == (507, "ERR_STORAGE_FULL")
         assert "Retry-After" in refused.headers
         assert (await tus.patch(server.url + path, 0, b"x")).status == 204
+
+
+async def check_that_servers_count_together(url):
+    """Let two servers with one Redis see one address often, and hundreds of addresses at once."""
+    servers = [Limits(5, 0, "/", url) for _ in range(2)]
+
+    async def create(number, address):
+        try:
+            await servers[number % 2].authorize(Request("POST", "/", remote=address), "create")
+        except Unavailable:
+            return False
+        return True
+
+    with structlog.testing.capture_logs() as logs:
+        assert [await create(number, "203.0.113.1") for number in range(7)] == [True] * 5 + [False] * 2
+        assert all(await asyncio.gather(*(create(number, f"203.0.113.{number + 10}") for number in range(200))))
+    assert logs == []
+    for server in servers:
+        await server.aclose()
+
+
+async def test_a_limit_for_all_servers(redis_url):
+    """Servers with one Redis count together, also if hundreds ask at once."""
+    await check_that_servers_count_together(redis_url)
+
+
+async def test_a_limit_in_a_cluster(cluster_url):
+    """Servers with one Cluster count together."""
+    await check_that_servers_count_together(cluster_url)
+
+
+async def test_a_limit_without_redis(start_redis):
+    """While Redis is away every server counts for itself."""
+    redis = start_redis()
+    limits = Limits(2, 0, "/", redis.url)
+    redis.kill()
+    for _ in range(2):
+        await limits.authorize(Request("POST", "/", remote="203.0.113.1"), "create")
+    with pytest.raises(Unavailable):
+        await limits.authorize(Request("POST", "/", remote="203.0.113.1"), "create")
+    await limits.aclose()

@@ -68,8 +68,11 @@ def test_the_metadata_says_what_pyproject_says(metadata):
     assert metadata["Version"] == PROJECT["version"]
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "MIT"
+    extras = PROJECT["optional-dependencies"]
+    assert set(metadata.get_all("Provides-Extra")) == set(extras)
     required = {Requirement(line).name for line in metadata.get_all("Requires-Dist")}
-    assert required == {Requirement(line).name for line in PROJECT["dependencies"]}
+    declared = [*PROJECT["dependencies"], *(line for extra in extras.values() for line in extra)]
+    assert required == {Requirement(line).name for line in declared}
 
 
 def test_the_readme_is_the_description(metadata):

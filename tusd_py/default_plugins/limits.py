@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisClusterStorage, RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
-from limits.errors import StorageError
 
-from tusd_py.errors import StorageFull, Unavailable
+from tusd_py.errors import StorageFull, StoreUnavailable, Unavailable
 from tusd_py.hooks.specs import hookimpl
 from tusd_py.models import Action, Request
 
@@ -36,8 +35,8 @@ class Limits:
         self._rate = RateLimitItemPerMinute(create_rate) if create_rate else None
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._shared: MovingWindowRateLimiter | None = None
-        self._address: Address | None = None
         self._server: Server | None = None
+        self._address: Address | None = None
         if redis and self._rate:
             from tusd_py.redis import Address  # not at the top, for Redis is an extra
 
@@ -64,34 +63,30 @@ class Limits:
             await self._server.aclose()
 
     async def _hit(self, rate: RateLimitItemPerMinute, client: str) -> bool:
-        if self._address is not None:
-            self._shared = self._shared or MovingWindowRateLimiter(self._storage(self._address))
-            try:
-                return await self._shared.hit(rate, client)
-            except StorageError as error:
-                # Redis in trouble is no reason to refuse whom the limit does not concern.
-                _log.warning("rates are not shared now", error=type(error.storage_error).__name__)
+        if self._address is None:
+            return await self._limiter.hit(rate, client)
+        if self._server is None:
+            from tusd_py.redis import Server
+
+            self._server = Server.connect(self._address)
+        shared = self._shared = self._shared or MovingWindowRateLimiter(_storage(self._server))
+        try:
+            return await self._server.call(lambda: shared.hit(rate, client))
+        except StoreUnavailable as error:
+            # Redis in trouble is no reason to refuse whom the limit does not concern.
+            _log.warning("rates are not shared now", error=error.message)
         return await self._limiter.hit(rate, client)
 
-    def _storage(self, address: Address) -> RedisStorage:
-        """Return where to count; on the connections that this process has, where the library can use them."""
-        from tusd_py.redis import Server
 
-        server = self._server = Server.connect(address)
-        prefix = f"{address.prefix}:limits"
-        if address.kind == "cluster":
-            hosts = ",".join(f"{host}:{port}" for host, port in address.hosts)
-            return RedisClusterStorage(
-                f"async+redis+cluster://{hosts}",
-                wrap_exceptions=True,
-                implementation="redispy",
-                key_prefix=prefix,
-                **server.client_options(),
-            )
-        return RedisStorage(
-            "async+redis://",
-            wrap_exceptions=True,
-            implementation="redispy",
-            key_prefix=prefix,
-            connection_pool=server.client.connection_pool,
-        )
+def _storage(server: Server) -> RedisStorage:
+    """Return where to count: in Redis, on the connections that this process has."""
+    prefix = f"{server.address.prefix}:limits"
+    if server.address.kind == "cluster":
+        # The library would connect by itself, and never disconnect.
+        storage = RedisClusterStorage("async+redis+cluster://localhost:1", implementation="redispy", key_prefix=prefix)
+        bridge: Any = storage.bridge
+        bridge.storage = server.client
+        bridge.register_scripts()
+        return storage
+    pool = server.client.connection_pool
+    return RedisStorage("async+redis://", implementation="redispy", key_prefix=prefix, connection_pool=pool)

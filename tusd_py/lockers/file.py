@@ -102,7 +102,7 @@ class FileLocker:
             path = self._root / f".probe-{os.getpid()}"
             try:
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-                path.unlink()
+                path.unlink(missing_ok=True)  # it may be that two look at once
             except OSError as error:
                 return f"cannot keep locks in {self._root}: {error.strerror}"
             return None

@@ -190,7 +190,7 @@ class RedisLocker:
         """Stop listening and renewing."""
         while any(not task.done() for task in self._loops):
             for task in self._loops:
-                task.cancel()  # not once: see Server._translated
+                task.cancel()  # not once: see Server.call
             await asyncio.wait(self._loops, timeout=0.1)
         while self._tasks:
             await asyncio.wait(self._tasks)

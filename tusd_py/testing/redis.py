@@ -15,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -39,6 +40,19 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Call `condition` until it is true.
+
+    Raises:
+        TimeoutError: it was not for too long.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("a server of Redis is not ready")
+        time.sleep(0.01)
 
 
 class RedisProcess:
@@ -95,13 +109,10 @@ class RedisProcess:
             self._process = subprocess.Popen(  # noqa: S603 - a test starts the server that it needs
                 [self._binary, *self._options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        deadline = time.monotonic() + START_SECONDS
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"{self._binary} did not start:\n{self.log}")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(0.01)
+        process = self._process
+        wait_for(lambda: process.poll() is not None or self._answers())
+        if process.poll() is not None:
+            raise RuntimeError(f"{self._binary} did not start:\n{self.log}")
 
     def kill(self) -> None:
         """End it by SIGKILL."""
