@@ -183,7 +183,7 @@ def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisProcess]:
 def redis_url(redis_server: RedisProcess) -> Iterator[str]:
     """The URL of a shared server, with a prefix of the test's own and a short lease."""
     prefix = os.urandom(4).hex()
-    yield f"{redis_server.url}?prefix={prefix}&lease=1"
+    yield f"{redis_server.url}?prefix={prefix}&lease=1.5"
     assert endless_keys(redis_server, prefix) == []
 
 
@@ -213,7 +213,7 @@ def cluster() -> Iterator[list[RedisProcess]]:
 def cluster_url(cluster: list[RedisProcess]) -> Iterator[str]:
     """The URL of a Cluster, with a prefix of the test's own and a short lease."""
     prefix = os.urandom(4).hex()
-    yield f"redis+cluster://127.0.0.1:{cluster[0].port},127.0.0.1:{cluster[1].port}?prefix={prefix}&lease=1"
+    yield f"redis+cluster://127.0.0.1:{cluster[0].port},127.0.0.1:{cluster[1].port}?prefix={prefix}&lease=1.5"
     for node in cluster:
         assert endless_keys(node, prefix) == []
 

@@ -332,7 +332,7 @@ async def test_sentinel(start_redis: Callable[..., RedisProcess]) -> None:
             except StoreUnavailable:
                 return False
 
-        await wait_until(goes_on)
+        await wait_until(goes_on, timeout=60)
         with replica.client() as client:
             assert client.role()[0] == b"master"
     assert "know no master" in await problem_of(f"redis+sentinel://127.0.0.1:{sentinel.port}/other")

@@ -138,9 +138,7 @@ class RedisState:
 
     async def get(self, upload_id: str) -> Upload | None:
         """Return the record, if any."""
-        (answer,) = await self._server.commands(("HGETALL", self._key(upload_id)))
-        # A pipeline gives pairs, a client's own method would give a mapping.
-        found = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
+        found = await self._server.call(lambda: self._server.client.hgetall(self._key(upload_id)))
         if b"record" not in found:
             return None
         count = int(found[b"parts"])
@@ -331,6 +329,5 @@ def _milliseconds_to_live(upload: Upload) -> int:
 
 
 def _entries(answer: Sequence[Any]) -> list[_Position]:
-    """Return score and name of what a sorted set gave, as pairs or one behind the other."""
-    pairs = answer if answer and isinstance(answer[0], list | tuple) else zip(answer[::2], answer[1::2], strict=True)
-    return [(float(score), name.decode()) for name, score in pairs]
+    """Return score and name of what a sorted set gave: names and scores, one behind the other."""
+    return [(float(score), name.decode()) for name, score in zip(answer[::2], answer[1::2], strict=True)]
