@@ -2,8 +2,8 @@
 
 URLs are those of redis-py (`redis://`, `rediss://` for TLS, `unix://`), with its options as the query. Several hosts
 between commas are for `redis+sentinel://` (the path begins with the name of the service) and `redis+cluster://`, both
-with TLS as `rediss+...`. Two options are ours: `prefix` begins the names of all keys, and `lease` is how many seconds
-a lock outlives a dead server.
+with TLS as `rediss+...`. Some options are ours: `prefix` begins the names of all keys, `lease` is how many seconds a
+lock outlives a dead server, `sentinel_username` and `sentinel_password` are for the Sentinels themselves.
 
 All that belongs to one upload lies in one *bucket*, whose name in braces is the hash tag by which a Cluster places
 keys. So one script can change a record and every index that has it at once, in a Cluster too, and there is no moment
@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import hashlib
 import random
+import re
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,9 @@ CLUSTER_BUCKETS = 16
 SILENCE_SECONDS = 5.0
 SENTINEL_PORT = 26379
 REDIS_PORT = 6379
+NOT_FOR_SENTINELS = ("username", "password", "db")
+# No braces, for they make the hash tag.
+PREFIX = re.compile(r"[A-Za-z0-9_.:-]+")
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Address:
     service: str
     options: dict[str, Any] = field(repr=False)
     """What redis-py's connections want to know: user, password, database, TLS."""
+    sentinel_options: dict[str, Any] = field(repr=False)
+    """What differs for connections to Sentinels: user and password."""
     prefix: str = "tusd-py"
     lease: float = 6.0
 
@@ -81,12 +87,19 @@ class Address:
 
     @classmethod
     def _parse(cls, url: str) -> Address:
-        scheme, _, kind = urlsplit(url).scheme.partition("+")
         parts = urlsplit(url)
+        scheme, _, kind = parts.scheme.partition("+")
+        if kind not in ("", "sentinel", "cluster"):
+            raise ValueError(f"{kind!r} is neither sentinel nor cluster")
         query = dict(parse_qsl(parts.query))
-        own: dict[str, Any] = {}
+        own: dict[str, Any] = {"sentinel_options": {}}
+        for name in ("sentinel_username", "sentinel_password"):
+            if name in query:
+                own["sentinel_options"][name.removeprefix("sentinel_")] = query.pop(name)
         if "prefix" in query:
             own["prefix"] = query.pop("prefix")
+        if not PREFIX.fullmatch(own.get("prefix", "tusd-py")):
+            raise ValueError("the prefix may have letters, digits, and any of . _ : -")
         if "lease" in query:
             own["lease"] = float(query.pop("lease"))
         if not 0.1 <= own.get("lease", 1) <= 3600:
@@ -297,8 +310,9 @@ class Server:
             nodes = [ClusterNode(host, port) for host, port in address.hosts]
             return RedisCluster(startup_nodes=nodes, **options)
         if address.kind == "sentinel":
-            names = ("socket_connect_timeout", "socket_timeout", "protocol", "retry")
-            own = {name: value for name, value in options.items() if name in names}
+            # Their users are not those of the servers that they watch.
+            own = {name: value for name, value in options.items() if name not in NOT_FOR_SENTINELS}
+            own |= address.sentinel_options
             self._sentinel = Sentinel(  # type: ignore[no-untyped-call]
                 address.hosts, sentinel_kwargs=own, **options
             )

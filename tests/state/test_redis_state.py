@@ -8,10 +8,13 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog
 
 from tusd_py.config import ConfigError
+from tusd_py.default_plugins.limits import Limits
 from tusd_py.errors import AlreadyExists, Fenced, StoreUnavailable
-from tusd_py.models import Status, Upload, now
+from tusd_py.lockers.redis import RedisLocker
+from tusd_py.models import Request, Status, Upload, now
 from tusd_py.redis import Address
 from tusd_py.state.base import Filter
 from tusd_py.state.redis import RedisState
@@ -204,7 +207,8 @@ async def test_nobody_there(start_redis: Callable[..., RedisProcess]) -> None:
 
 async def test_password(start_redis: Callable[..., RedisProcess]) -> None:
     """A missing or wrong password is called that; with the right one, also in a user's name, all is well."""
-    user = ("--user", "ada", "on", ">secret2", "~tusd-py:*", "&tusd-py:*", "+@all", "-@dangerous", "-@admin")
+    allowed = ("+@read", "+@write", "+@connection", "+@scripting", "+@pubsub", "+time")  # as docs/operations.md says
+    user = ("--user", "ada", "on", ">secret2", "~tusd-py:*", "&tusd-py:*", "-@all", *allowed)
     redis = start_redis("--requirepass", "secret1", *user)
     for url in (redis.url, f"redis://:secret@127.0.0.1:{redis.port}", f"redis://ada:secret@127.0.0.1:{redis.port}"):
         assert "wants a user and password, or refuses them" in await problem_of(url)
@@ -213,8 +217,18 @@ async def test_password(start_redis: Callable[..., RedisProcess]) -> None:
         await state.insert(upload)
     async with opened(f"redis://ada:secret2@127.0.0.1:{redis.port}") as state:
         assert await state.get(upload.id) == upload
-        await state.save(upload.changed(offset=5), 3)
+        locker = RedisLocker(f"redis://ada:secret2@127.0.0.1:{redis.port}")
+        await locker.open()
+        lock = await locker.acquire(upload.id, timeout=1, let_go=lambda urgent, /, *, lost=False: None)
+        await state.save(upload.changed(offset=5), lock.fence)
+        await lock.release()
+        await locker.aclose()
         await state.remove(upload.id)
+        limits = Limits(5, 0, "/", f"redis://ada:secret2@127.0.0.1:{redis.port}")
+        with structlog.testing.capture_logs() as logs:
+            await limits.authorize(Request("POST", "/", remote="203.0.113.1"), "create")
+        await limits.aclose()
+        assert logs == []
     assert "lacks a permission" in await problem_of(f"redis://ada:secret2@127.0.0.1:{redis.port}?prefix=other")
 
 
@@ -318,7 +332,7 @@ async def test_sentinel(start_redis: Callable[..., RedisProcess]) -> None:
     master = start_redis()
     replica = start_redis("--replicaof", "127.0.0.1", str(master.port))
     sentinel = start_sentinel(start_redis, master)
-    url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel.port}/main/0"
+    url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel.port}/main/0?sentinel_password=guard"
     async with opened(url) as state:
         upload = new_upload()
         await state.insert(upload)
@@ -335,13 +349,15 @@ async def test_sentinel(start_redis: Callable[..., RedisProcess]) -> None:
         await wait_until(goes_on, timeout=60)
         with replica.client() as client:
             assert client.role()[0] == b"master"
-    assert "know no master" in await problem_of(f"redis+sentinel://127.0.0.1:{sentinel.port}/other")
+    assert "know no master" in await problem_of(
+        f"redis+sentinel://127.0.0.1:{sentinel.port}/other?sentinel_password=guard"
+    )
 
 
 def start_sentinel(start_redis: Callable[..., RedisProcess], master: RedisProcess) -> RedisProcess:
     """Start a Sentinel that watches a master and is quick."""
-    sentinel = start_redis(sentinel=True)
-    with sentinel.client() as client:
+    sentinel = start_redis("--requirepass", "guard", sentinel=True)
+    with sentinel.client(password="guard") as client:
         client.execute_command("SENTINEL", "MONITOR", "main", "127.0.0.1", master.port, 1)
         for name, value in (("down-after-milliseconds", 500), ("failover-timeout", 2000)):
             client.execute_command("SENTINEL", "SET", "main", name, value)
@@ -368,6 +384,8 @@ async def test_cluster_spreads(cluster: list[RedisProcess], cluster_url: str) ->
         "redis://ada:secret@127.0.0.1/one",
         "redis+sentinel://ada:secret@one,two",
         "redis+cluster://ada:secret@one,two/3",
+        "redis+tower://ada:secret@127.0.0.1",
+        "redis://ada:secret@127.0.0.1?prefix={a}",
         "redis://ada:secret@127.0.0.1?lease=long",
         "redis://ada:secret@127.0.0.1?lease=0",
         "redis://ada:secret@127.0.0.1?socket_timeout=soon",

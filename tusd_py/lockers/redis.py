@@ -237,7 +237,9 @@ class RedisLocker:
                     while True:
                         self._on_message((await next_message()).decode(errors="replace").split(" "))
             except TusError as error:
-                _log.warning("messages about locks do not arrive now", error=error.message)
+                if listening.is_set():  # said once, and not at each attempt
+                    listening.clear()
+                    _log.warning("messages about locks do not arrive now", error=error.message)
                 await asyncio.sleep(LAST_POLL_SECONDS)
 
     def _on_message(self, words: list[str]) -> None:
