@@ -145,7 +145,7 @@ class RedisProcess:
         with self.client(socket_timeout=1) as client:
             try:
                 client.ping()
-            except redis.BusyLoadingError:
+            except (redis.BusyLoadingError, redis.TimeoutError):
                 return False
             except redis.ResponseError:
                 return True  # wants a password, for example
