@@ -13,12 +13,13 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NoReturn
 
 import msgspec
 import structlog
 
 from tusd_py.body import Bodies, Body
-from tusd_py.errors import AlreadyExists, Gone, NotFound, Reject, StorageFull, TusError
+from tusd_py.errors import AlreadyExists, Gone, NotFinished, NotFound, Reject, StorageFull, TusError
 from tusd_py.hooks.caller import Hooks
 from tusd_py.models import Request, Status, Upload, now, total_length
 from tusd_py.state.base import State
@@ -151,7 +152,7 @@ class Claim:
 
     async def check_stored(self) -> None:
         """Raise `Gone`, and record that the upload is lost, if the store lacks bytes of a finished upload."""
-        if self.upload.status.is_finished and await self._durable() != self.upload.length:
+        if self.upload.status.is_finished and (await self._measured()).offset != self.upload.length:
             await self._lost(Gone("the storage no longer has all bytes of this upload"))
 
     async def declare(self, length: int) -> None:
@@ -198,9 +199,9 @@ class Claim:
         """
         if self.upload.status is Status.RECEIVING:
             await self._save(self.upload.changed(status=Status.ASSEMBLING))
+        self.upload = await self._intact(self._store.finish(self.upload))
         if self._wants_head():
             await self._inspect(await self._backends.first_bytes(self.upload, self._head_size()))
-        await self._store.finish(self.upload)
         if not self.upload.is_partial and self._hooks.has("pre_finish"):
             assert isinstance(self._store, Readable)
             await self._refusable(self._hooks.pre_finish(self.upload, self._store.content(self.upload)))
@@ -216,7 +217,7 @@ class Claim:
         assert self.upload.concat is not None
         assert isinstance(self._store, Concatenable)
         # If all bytes are there, the parts may be gone: tusd or another server has put them together.
-        if self.upload.length is None or await self._durable() < self.upload.length:
+        if self.upload.length is None or (await self._measured()).offset < self.upload.length:
             members = [await self._backends.find(member_id) for member_id in self.upload.concat.members]
             for member in members:
                 if member.status.is_tombstone:
@@ -230,7 +231,7 @@ class Claim:
                 return
             await self._save(self.upload.changed(length=length, status=Status.ASSEMBLING))
             async with self._recorded() as progress:
-                await self._store.concatenate(self.upload, members, progress)
+                self.upload = await self._intact(self._store.concatenate(self.upload, members, progress))
         assert self.upload.length is not None
         self.upload = self.upload.with_offset(self.upload.length, now(), self._rules.expire_after)
         await self.finish()
@@ -263,22 +264,26 @@ class Claim:
     async def _save(self, upload: Upload) -> None:
         self.upload = await self._backends.state.save(upload, self._fence)
 
-    async def _durable(self) -> int:
+    async def _measured(self) -> Upload:
+        return await self._intact(self._store.measure(self.upload))
+
+    async def _intact(self, work: Awaitable[Upload]) -> Upload:
+        """Return what the store returns, or record that the upload is lost."""
         try:
-            return await self._store.durable(self.upload)
+            return await work
         except Gone as error:
             return await self._lost(error)
 
-    async def _lost(self, error: Gone) -> int:
+    async def _lost(self, error: Gone) -> NoReturn:
         _log.error("the storage lost an upload", upload=self.upload.id, reason=error.message)
         await self.end(Status.LOST, error.message)
         raise error
 
     async def _measure(self) -> None:
-        offset = await self._durable()
-        if offset != self.upload.offset:
-            _log.info("offset taken from the store", upload=self.upload.id, recorded=self.upload.offset, stored=offset)
-            self.upload = self.upload.with_offset(offset, now(), self._rules.expire_after)
+        stored, recorded = await self._measured(), self.upload.offset
+        if stored.offset != recorded:
+            _log.info("offset taken from the store", upload=stored.id, recorded=recorded, stored=stored.offset)
+            self.upload = stored.with_offset(stored.offset, now(), self._rules.expire_after)
             # On a full disk the record has to wait, but the client can learn the right offset all the same.
             with contextlib.suppress(StorageFull):
                 await self._save(self.upload)
@@ -286,27 +291,23 @@ class Claim:
     async def _append(self, body: Body) -> None:
         async with self._recorded(body) as progress:
             await self._show_head(body)
-            try:
-                offset = await self._store.append(self.upload, body, progress)
-            except Gone as error:
-                await self._lost(error)
-                raise
-        if offset != self.upload.offset or not body.error:
-            await self._advance(offset)
+            stored = await self._intact(self._store.append(self.upload, body, progress))
+        if stored.offset != self.upload.offset or not body.error:
+            await self._advance(stored)
 
     @contextlib.asynccontextmanager
     async def _recorded(self, body: Body | None = None) -> AsyncIterator[Progress]:
         """Record now and then how far the store has got; a body is closed if that fails."""
-        durable = self.upload.offset
+        durable = self.upload
 
-        async def progress(offset: int) -> None:
+        async def progress(upload: Upload) -> None:
             nonlocal durable
-            durable = offset
+            durable = upload
 
         async def record() -> None:
             while True:
                 await asyncio.sleep(self._rules.progress_interval)
-                if durable > self.upload.offset:
+                if durable.offset > self.upload.offset:
                     try:
                         await self._advance(durable)
                     except TusError as error:
@@ -324,8 +325,8 @@ class Claim:
                 recorder.cancel()
                 await asyncio.wait([recorder])
 
-    async def _advance(self, offset: int) -> None:
-        await self._save(self.upload.with_offset(offset, now(), self._rules.expire_after))
+    async def _advance(self, stored: Upload) -> None:
+        await self._save(stored.with_offset(stored.offset, now(), self._rules.expire_after))
         self._hooks.post_receive(self.upload)
 
     def _head_size(self) -> int:
@@ -341,10 +342,12 @@ class Claim:
             return
         missing = max(0, self._head_size() - self.upload.offset)
         arrived = await body.head(missing)
-        # Too early if there are fewer: the request that brings the rest will show them.
+        # Too early if there are fewer: the request that brings the rest will show them. A store that cannot read what
+        # is not finished shows them at the end.
         if len(arrived) == missing:
-            stored = min(self.upload.offset, self._rules.head_size)
-            await self._inspect(await self._backends.first_bytes(self.upload, stored) + arrived)
+            with contextlib.suppress(NotFinished):
+                stored = min(self.upload.offset, self._rules.head_size)
+                await self._inspect(await self._backends.first_bytes(self.upload, stored) + arrived)
 
     async def _inspect(self, head: bytes) -> None:
         await self._refusable(self._hooks.inspect_head(self.upload, head))

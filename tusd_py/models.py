@@ -70,6 +70,26 @@ class Concat(msgspec.Struct, frozen=True):
     """Ids of the partial uploads of a final one, in order."""
 
 
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """One of the pieces, numbered from 1, of which a store like S3 makes the whole."""
+
+    size: int
+    etag: str
+    """What the store calls the content of the piece."""
+    crc: int | None = None
+    """CRC-32C of its bytes, if known."""
+
+
+class Segment(msgspec.Struct, frozen=True, array_like=True):
+    """Bytes behind the last part that are too few for one."""
+
+    size: int
+    name: str
+    """Where the store keeps them."""
+    crc: int | None = None
+    """CRC-32C of its bytes, if known."""
+
+
 class Upload(msgspec.Struct, frozen=True, kw_only=True):
     """One upload: what is known of it, and the rules for changing it.
 
@@ -93,6 +113,10 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the identity that created it."""
     storage: dict[str, str] = {}
     """Where the store keeps the bytes."""
+    parts: tuple[Part, ...] = ()
+    """Pieces that are stored, in order, in a store that keeps an unfinished upload in pieces."""
+    tail: tuple[Segment, ...] = ()
+    """What is stored behind the parts, in order."""
     finished_at: datetime | None = None
     expires_at: datetime | None = None
     fence: int = 0

@@ -252,7 +252,7 @@ class Uploads:
     async def _checked(self, upload: Upload) -> Upload:
         """Return a finished upload, or raise `Gone` if the store no longer has all its bytes."""
         with contextlib.suppress(Gone):
-            if await self.store.durable(upload) == upload.length:
+            if (await self.store.measure(upload)).offset == upload.length:
                 return upload
         async with self._claimed(upload.id) as claim:
             claim.upload.check_present()

@@ -33,7 +33,7 @@ async def store(root: Path) -> AsyncIterator[FileStore]:
     await store.aclose()
 
 
-async def no_progress(offset: int) -> None:
+async def no_progress(upload: Upload) -> None:
     """Ignore it."""
 
 
@@ -42,7 +42,7 @@ async def append(store: FileStore, upload: Upload, data: bytes, digest: bytes | 
     body = Body.of([data])
     if digest is not None:
         body.verify_with(hashlib.sha256(), digest)
-    return upload.changed(offset=await store.append(upload, body, no_progress))
+    return await store.append(upload, body, no_progress)
 
 
 def names(root: Path) -> set[str]:
@@ -163,7 +163,7 @@ async def test_manifest_that_leads_astray(store: FileStore, root: Path) -> None:
     (root / "evil.info").write_text(json.dumps(record))
     with pytest.raises(Forbidden):
         await store.load("evil")
-    for action in (store.durable, store.finish, store.remove, store.save):
+    for action in (store.measure, store.finish, store.remove, store.save):
         with pytest.raises(Forbidden):
             await action(upload)
     with pytest.raises(Forbidden):
@@ -171,6 +171,24 @@ async def test_manifest_that_leads_astray(store: FileStore, root: Path) -> None:
     with pytest.raises(Forbidden):
         store.content(upload)
     assert (root.parent / "outside" / "file").read_bytes() == b"not yours"
+
+
+# Progress
+
+
+async def test_every_batch_is_progress(store: FileStore) -> None:
+    """Each batch counts as soon as it is written."""
+    upload = await store.create(new_upload(length=30))
+    tap, seen = Tap(), list[int]()
+
+    async def progress(stored: Upload) -> None:
+        assert (await store.measure(upload)).offset == stored.offset
+        seen.append(stored.offset)
+        tap.let(b"0123456789" if stored.offset < 30 else b"")
+
+    tap.let(b"0123456789")
+    await store.append(upload, tap.body(), progress)
+    assert seen == [10, 20, 30]
 
 
 # What crashes leave behind
@@ -198,9 +216,9 @@ async def test_unverified_bytes_of_a_crash(store: FileStore, root: Path) -> None
     await again.open()
     found = await again.load("abc")
     assert found is not None
-    assert found.offset == await again.durable(upload) == 5
+    assert found.offset == (await again.measure(upload)).offset == 5
     found = await append(again, found, b"good")
-    assert found.offset == await again.durable(found) == 9
+    assert found.offset == (await again.measure(found)).offset == 9
     assert (root / "abc").read_bytes() == b"01234good"
     assert names(root) == {"abc", "abc.info"}
     await again.aclose()
@@ -210,14 +228,14 @@ async def test_unsaved_bytes_of_a_crash(store: FileStore) -> None:
     """Bytes that were written and not recorded before the process died are good and count."""
     upload = await store.create(new_upload(length=10))
     await append(store, upload, b"01234")
-    assert await store.durable(upload) == 5
+    assert (await store.measure(upload)).offset == 5
 
 
 async def test_more_bytes_than_the_upload(store: FileStore, root: Path) -> None:
     """A file that is longer than its upload gives no offset behind the end."""
     upload = await store.create(new_upload(length=5))
     (root / upload.id).write_bytes(b"0123456789")
-    assert await store.durable(upload) == 5
+    assert (await store.measure(upload)).offset == 5
 
 
 # Holes

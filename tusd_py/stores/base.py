@@ -13,14 +13,16 @@ from tusd_py.body import Body
 from tusd_py.config import Config
 from tusd_py.models import Content, Upload
 
-Progress = Callable[[int], Awaitable[None]]
-"""Called with the offset that is durable now, in bytes."""
+Progress = Callable[[Upload], Awaitable[None]]
+"""Called with the record that tells what is durable now."""
 
 
 class Store(Protocol):
     """Bytes of uploads, and beside them a manifest from which the record can be made again.
 
-    Durable means: survives the death of every server process.
+    Durable means: survives the death of every server process. What is durable of an upload is told by its record: its
+    `offset`, and where the store keeps an upload in pieces also `parts` and `tail`. Methods that change it return the
+    record with those, and the caller saves it, so that all of it changes in one step.
     """
 
     @classmethod
@@ -41,8 +43,8 @@ class Store(Protocol):
             AlreadyExists: there is one with this id, or another's bytes are at this path.
         """
 
-    async def append(self, upload: Upload, body: Body, progress: Progress) -> int:
-        """Store the body's bytes from `upload.offset` on, and return the offset that is durable.
+    async def append(self, upload: Upload, body: Body, progress: Progress) -> Upload:
+        """Store the body's bytes from `upload.offset` on, and return the record of what is durable then.
 
         Bytes that a former process left behind `upload.offset` are overwritten. If `body.discard` is true after the
         last batch, nothing of the body is kept. A failure of the storage closes the body with that error, and what
@@ -52,15 +54,21 @@ class Store(Protocol):
             Gone: the storage no longer has the upload.
         """
 
-    async def durable(self, upload: Upload) -> int:
-        """Return how many bytes from the start are durable, never more than are known to be right.
+    async def measure(self, upload: Upload) -> Upload:
+        """Return the record of what is durable now, never more than is known to be right.
+
+        A store for which the record is the truth returns it as it is.
 
         Raises:
             Gone: the storage no longer has the upload.
         """
 
-    async def finish(self, upload: Upload) -> None:
-        """Make a complete upload safe for good."""
+    async def finish(self, upload: Upload) -> Upload:
+        """Make a complete upload safe for good, and return its record; it may be repeated after a crash.
+
+        Raises:
+            Gone: the storage no longer has the upload.
+        """
 
     async def save(self, upload: Upload) -> None:
         """Write the manifest anew."""
@@ -90,8 +98,11 @@ class Terminable(Protocol):
 class Concatenable(Protocol):
     """A store that can join uploads."""
 
-    async def concatenate(self, upload: Upload, members: Sequence[Upload], progress: Progress) -> None:
-        """Make the bytes of `upload` from those of `members`; it may be repeated after a crash."""
+    async def concatenate(self, upload: Upload, members: Sequence[Upload], progress: Progress) -> Upload:
+        """Make the bytes of `upload` from those of `members`, and return its record.
+
+        It may be repeated after a crash.
+        """
 
 
 @runtime_checkable
@@ -99,4 +110,7 @@ class Readable(Protocol):
     """A store whose bytes can be read back."""
 
     def content(self, upload: Upload) -> Content:
-        """Return the stored bytes of an upload."""
+        """Return the stored bytes of an upload.
+
+        A store may be unable to read what is not finished; its chunks then raise `NotFinished`.
+        """

@@ -106,7 +106,7 @@ class FileStore:
         await self._run(make)
         return upload
 
-    async def append(self, upload: Upload, body: Body, progress: Progress) -> int:
+    async def append(self, upload: Upload, body: Body, progress: Progress) -> Upload:
         """Write the body's batches behind each other."""
         fd = await self._run(self._open_at, upload, body.has_checksum)
         offset = upload.offset
@@ -119,7 +119,7 @@ class FileStore:
                     body.close(error)
                     offset = await self._run(lambda: os.fstat(fd).st_size)
                     break
-                await progress(offset)
+                await progress(upload.changed(offset=offset))
             if body.discard:
                 offset = upload.offset
                 await self._run(os.ftruncate, fd, offset)
@@ -130,10 +130,10 @@ class FileStore:
         finally:
             await body.aclose()
             await self._run(os.close, fd)
-        return offset
+        return upload.changed(offset=offset)
 
-    async def durable(self, upload: Upload) -> int:
-        """Return the file's size, but no byte that was never verified."""
+    async def measure(self, upload: Upload) -> Upload:
+        """Take the file's size, but no byte that was never verified."""
 
         def measure() -> int:
             try:
@@ -144,15 +144,16 @@ class FileStore:
                 size = min(size, int(self._unverified(upload.id).read_text()))
             return size if upload.length is None else min(size, upload.length)
 
-        return await self._run(measure)
+        return upload.changed(offset=await self._run(measure))
 
-    async def finish(self, upload: Upload) -> None:
+    async def finish(self, upload: Upload) -> Upload:
         """Force the bytes to the disk, unless that is turned off."""
         if self._fsync != "never":
             path = self._path(upload)
             await self._run(_sync, path)
             if path.parent != self.root:  # the manifest, which is written next, syncs that one
                 await self._run(_sync, path.parent)
+        return upload
 
     async def save(self, upload: Upload) -> None:
         """Replace the manifest."""
@@ -167,7 +168,7 @@ class FileStore:
         upload = manifest.decode(data, now())
         if upload is None or upload.id != upload_id:
             raise StoreUnavailable(f"the manifest of upload {upload_id} is damaged; an operator has to look at it")
-        return upload.changed(offset=await self.durable(upload))
+        return await self.measure(upload)
 
     async def ids(self) -> AsyncIterator[str]:
         """Yield the ids of all manifests in the directory."""
@@ -190,11 +191,11 @@ class FileStore:
 
         await self._run(delete)
 
-    async def concatenate(self, upload: Upload, members: Sequence[Upload], progress: Progress) -> None:
+    async def concatenate(self, upload: Upload, members: Sequence[Upload], progress: Progress) -> Upload:
         """Copy the members inside the kernel, sharing blocks where the filesystem can."""
+        done = 0
         target = await self._run(os.open, self._path(upload), os.O_WRONLY | os.O_TRUNC)
         try:
-            done = 0
             for member in members:
                 source = await self._run(os.open, self._path(member), os.O_RDONLY)
                 try:
@@ -208,12 +209,13 @@ class FileStore:
                             done + position,
                             min(length - position, COPY_BYTES),
                         )
-                        await progress(done + position)
+                        await progress(upload.changed(offset=done + position))
                     done += length
                 finally:
                     await self._run(os.close, source)
         finally:
             await self._run(os.close, target)
+        return upload.changed(offset=done)
 
     def content(self, upload: Upload) -> FileContent:
         """Return the file's bytes."""

@@ -37,7 +37,7 @@ class MemoryStore:
         await self.save(upload)
         return upload
 
-    async def append(self, upload: Upload, body: Body, progress: Progress) -> int:
+    async def append(self, upload: Upload, body: Body, progress: Progress) -> Upload:
         """Keep the body's bytes."""
         data = self._data(upload)
         del data[upload.offset :]
@@ -45,19 +45,20 @@ class MemoryStore:
         async for batch in body.batches():
             for chunk in batch:
                 (unverified if body.has_checksum else data).extend(chunk)
-            await progress(len(data))
+            await progress(upload.changed(offset=len(data)))
         if body.discard:
             del data[upload.offset :]
         else:
             data += unverified
-        return len(data)
+        return upload.changed(offset=len(data))
 
-    async def durable(self, upload: Upload) -> int:
-        """Return the number of bytes kept."""
-        return len(self._data(upload))
+    async def measure(self, upload: Upload) -> Upload:
+        """Count the bytes that are kept."""
+        return upload.changed(offset=len(self._data(upload)))
 
-    async def finish(self, upload: Upload) -> None:
+    async def finish(self, upload: Upload) -> Upload:
         """Do nothing: memory is as safe as it gets."""
+        return upload
 
     async def save(self, upload: Upload) -> None:
         """Keep the record."""
@@ -78,10 +79,10 @@ class MemoryStore:
         self._manifests.pop(upload.id, None)
         self._bytes.pop(upload.id, None)
 
-    async def concatenate(self, upload: Upload, members: Sequence[Upload], progress: Progress) -> None:
+    async def concatenate(self, upload: Upload, members: Sequence[Upload], progress: Progress) -> Upload:
         """Join the members' bytes."""
-        self._bytes[upload.id] = bytearray(b"".join(self._data(member) for member in members))
-        await progress(len(self._bytes[upload.id]))
+        data = self._bytes[upload.id] = bytearray(b"".join(self._data(member) for member in members))
+        return upload.changed(offset=len(data))
 
     def content(self, upload: Upload) -> MemoryContent:
         """Return a snapshot of the bytes."""

@@ -17,7 +17,7 @@ from tusd_py.stores.base import Concatenable, Readable, Store, Terminable
 from tusd_py.testing.contracts.parts import Tap, new_upload, second, wait_until
 
 
-async def _no_progress(offset: int) -> None:
+async def no_progress(upload: Upload) -> None:
     """Ignore how far it is."""
 
 
@@ -41,7 +41,10 @@ class StoreContract:
         """Create an upload that consists of these bytes."""
         size = len(b"".join(pieces))
         upload = await store.create(new_upload(**{"length": size, **changes}))
-        return upload.changed(offset=await store.append(upload, Body.of(pieces), _no_progress))
+        return await store.append(upload, Body.of(pieces), no_progress)
+
+    async def _offset(self, store: Store, upload: Upload) -> int:
+        return (await store.measure(upload)).offset
 
     async def _bytes(self, store: Store, upload: Upload) -> bytes:
         assert isinstance(store, Readable)
@@ -51,7 +54,7 @@ class StoreContract:
     async def test_new_upload_is_empty(self, store: Store) -> None:
         """A new upload has no bytes."""
         upload = await store.create(new_upload())
-        assert await store.durable(upload) == 0
+        assert await self._offset(store, upload) == 0
 
     async def test_ids_are_unique(self, store: Store) -> None:
         """An id that is taken is refused, and the first upload keeps its bytes."""
@@ -64,8 +67,8 @@ class StoreContract:
         """Bytes of several requests follow each other."""
         upload = await store.create(new_upload(length=11))
         for piece in (b"hello", b"", b" ", b"world"):
-            upload = upload.changed(offset=await store.append(upload, Body.of([piece]), _no_progress))
-        assert upload.offset == await store.durable(upload) == 11
+            upload = await store.append(upload, Body.of([piece]), no_progress)
+        assert upload.offset == await self._offset(store, upload) == 11
         assert await self._bytes(store, upload) == b"hello world"
 
     async def test_many_small_pieces(self, store: Store) -> None:
@@ -79,7 +82,7 @@ class StoreContract:
         taps = [Tap() for _ in range(8)]
         uploads = [await store.create(new_upload(length=300)) for _ in taps]
         appends = [
-            asyncio.create_task(store.append(upload, tap.body(), _no_progress))
+            asyncio.create_task(store.append(upload, tap.body(), no_progress))
             for upload, tap in zip(uploads, taps, strict=True)
         ]
         for _ in range(3):
@@ -88,70 +91,69 @@ class StoreContract:
             await asyncio.sleep(0)
         for tap in taps:
             tap.let(b"")
-        assert await asyncio.gather(*appends) == [300] * len(taps)
-        for number, upload in enumerate(uploads):
-            assert await self._bytes(store, upload.changed(offset=300)) == bytes([number]) * 300
+        for number, upload in enumerate(await asyncio.gather(*appends)):
+            assert upload.offset == 300
+            assert await self._bytes(store, upload) == bytes([number]) * 300
 
     async def test_progress_is_durable(self, store: Store) -> None:
         """What `progress` is told is durable at that moment, and grows."""
         upload = await store.create(new_upload(length=30))
-        tap, seen = Tap(), list[int]()
+        seen = [0]
 
-        async def progress(offset: int) -> None:
-            assert await store.durable(upload) >= offset
-            seen.append(offset)
-            tap.let(b"0123456789" if offset < 30 else b"")
+        async def progress(stored: Upload) -> None:
+            assert await self._offset(store, stored) >= stored.offset >= seen[-1]
+            seen.append(stored.offset)
 
-        tap.let(b"0123456789")
-        assert await store.append(upload, tap.body(), progress) == 30
-        assert seen == [10, 20, 30]
+        upload = await store.append(upload, Body.of([b"0123456789"] * 3), progress)
+        assert upload.offset == await self._offset(store, upload) == 30
+        assert seen[-1] <= 30
 
     async def test_leftovers_are_overwritten(self, store: Store) -> None:
         """Bytes behind the record's offset give way to those of the next request."""
-        upload = await self._stored(store, b"0123456789")
-        upload = upload.changed(offset=4)
-        assert await store.append(upload, Body.of([b"abc"]), _no_progress) == 7
-        assert await store.durable(upload) == 7
-        assert await self._bytes(store, upload.changed(offset=7)) == b"0123abc"
+        upload = await self._stored(store, b"0123", length=10)
+        await store.append(upload, Body.of([b"456789"]), no_progress)  # and the process dies before it saves the record
+        upload = await store.append(upload, Body.of([b"abc"]), no_progress)
+        assert upload.offset == await self._offset(store, upload) == 7
+        assert await self._bytes(store, upload) == b"0123abc"
 
     async def test_cut_body_counts(self, store: Store) -> None:
         """What arrived before the connection broke is kept."""
         upload = await store.create(new_upload())
         body = Body.of([b"abc", b"de"], length=10)
-        assert await store.append(upload, body, _no_progress) == 5
+        upload = await store.append(upload, body, no_progress)
         assert isinstance(body.error, UnexpectedEnd)
-        assert await store.durable(upload) == 5
+        assert upload.offset == await self._offset(store, upload) == 5
 
     async def test_interrupted_body_counts(self, store: Store) -> None:
         """What arrived before somebody closed the body is kept."""
         upload = await store.create(new_upload())
         tap = Tap()
         body = tap.body()
-
-        async def close(offset: int) -> None:
-            body.close(ReadTimeout())
-
+        append = asyncio.create_task(store.append(upload, body, no_progress))
         tap.let(b"abcde")
-        assert await store.append(upload, body, close) == 5
-        assert await store.durable(upload) == 5
+        await wait_until(lambda: body.received == 5)
+        body.close(ReadTimeout())
+        upload = await append
+        assert upload.offset == await self._offset(store, upload) == 5
 
     async def test_verified_bytes_count(self, store: Store) -> None:
         """Bytes under a checksum that fits are kept."""
         upload = await self._stored(store, b"01234", length=10)
         body = Body.of([b"abc", b"de"])
         body.verify_with(hashlib.sha256(), hashlib.sha256(b"abcde").digest())
-        assert await store.append(upload, body, _no_progress) == 10
+        upload = await store.append(upload, body, no_progress)
         assert body.error is None
-        assert await self._bytes(store, upload.changed(offset=await store.durable(upload))) == b"01234abcde"
+        assert upload.offset == await self._offset(store, upload) == 10
+        assert await self._bytes(store, upload) == b"01234abcde"
 
     async def test_wrong_bytes_do_not_count(self, store: Store) -> None:
         """Of a body whose checksum does not fit nothing is kept."""
         upload = await self._stored(store, b"01234", length=10)
         body = Body.of([b"abc", b"dX"])
         body.verify_with(hashlib.sha256(), hashlib.sha256(b"abcde").digest())
-        assert await store.append(upload, body, _no_progress) == 5
+        upload = await store.append(upload, body, no_progress)
         assert body.discard
-        assert await store.durable(upload) == 5
+        assert upload.offset == await self._offset(store, upload) == 5
         assert await self._bytes(store, upload) == b"01234"
 
     async def test_half_a_verified_body_does_not_count(self, store: Store) -> None:
@@ -159,17 +161,17 @@ class StoreContract:
         upload = await self._stored(store, b"01234", length=10)
         body = Body.of([b"abc"], length=5)
         body.verify_with(hashlib.sha256(), hashlib.sha256(b"abcde").digest())
-        assert await store.append(upload, body, _no_progress) == 5
-        assert await store.durable(upload) == 5
+        upload = await store.append(upload, body, no_progress)
+        assert upload.offset == await self._offset(store, upload) == 5
 
     async def test_what_is_too_long_is_not_kept(self, store: Store) -> None:
         """Bytes for which there is no room are not kept, nor what comes together with them."""
         upload = await self._stored(store, b"01234", length=10)
         body = Body.of([b"abc", b"def"])
         body.limit(5)
-        assert await store.append(upload, body, _no_progress) == 5
+        upload = await store.append(upload, body, no_progress)
         assert isinstance(body.error, SizeExceeded)
-        assert await store.durable(upload) == 5
+        assert upload.offset == await self._offset(store, upload) == 5
 
     async def test_unverified_bytes_never_count(self, store: Store, make_store: Callable[[], Store]) -> None:
         """Bytes under a checksum do not count while they arrive, nor after the process died before the last."""
@@ -177,47 +179,47 @@ class StoreContract:
         tap = Tap()
         body = tap.body()
         body.verify_with(hashlib.sha256(), hashlib.sha256(b"abcde").digest())
-        append = asyncio.create_task(store.append(upload, body, _no_progress))
+        append = asyncio.create_task(store.append(upload, body, no_progress))
         tap.let(b"abc")
         await wait_until(lambda: body.received == 3)
-        assert await store.durable(upload) == 5
+        assert await self._offset(store, upload) == 5
         append.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await append
-        assert await store.durable(upload) == 5
+        assert await self._offset(store, upload) == 5
         async with second(store, make_store) as again:
             found = await again.load(upload.id)
             assert found is not None
             assert found.offset == 5
-            assert await again.append(found, Body.of([b"vwxyz"]), _no_progress) == 10
-            assert await self._bytes(again, found.changed(offset=10)) == b"01234vwxyz"
+            found = await again.append(found, Body.of([b"vwxyz"]), no_progress)
+            assert found.offset == 10
+            assert await self._bytes(again, found) == b"01234vwxyz"
 
     async def test_cancelled_append_loses_nothing(self, store: Store) -> None:
         """A request that is dropped in the middle leaves what was durable, and the upload can go on."""
         upload = await self._stored(store, b"01234", length=10)
         tap = Tap()
         body = tap.body()
-        append = asyncio.create_task(store.append(upload, body, _no_progress))
+        append = asyncio.create_task(store.append(upload, body, no_progress))
         tap.let(b"ab")
         await wait_until(lambda: body.received == 2)
         append.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await append
-        offset = await store.durable(upload)
-        assert 5 <= offset <= 7
-        rest = b"01234abcde"[offset:]
-        assert await store.append(upload.changed(offset=offset), Body.of([rest]), _no_progress) == 10
-        assert await self._bytes(store, upload.changed(offset=10)) == b"01234abcde"
+        upload = await store.measure(upload)
+        assert 5 <= upload.offset <= 7
+        rest = b"01234abcde"[upload.offset :]
+        upload = await store.append(upload, Body.of([rest]), no_progress)
+        assert upload.offset == 10
+        assert await self._bytes(store, upload) == b"01234abcde"
 
     async def test_what_is_lost_is_gone(self, store: Store) -> None:
         """Bytes that are no longer there are reported, not taken for an empty upload."""
         assert isinstance(store, Terminable)
-        upload = await self._stored(store, b"01234")
+        upload = await self._stored(store, b"01234", length=10)
         await store.remove(upload)
         with pytest.raises(Gone):
-            await store.durable(upload)
-        with pytest.raises(Gone):
-            await store.append(upload, Body.of([b"more"]), _no_progress)
+            await store.append(await store.measure(upload), Body.of([b"abcde"]), no_progress)
 
     async def test_manifest_has_the_record(self, store: Store, make_store: Callable[[], Store]) -> None:
         """The record can be made again from the manifest, with the offset that the bytes have."""
@@ -258,32 +260,34 @@ class StoreContract:
         """A complete upload can be finished, more than once, and keeps its bytes."""
         upload = await self._stored(store, b"01234")
         await store.finish(upload)
-        await store.finish(upload)
+        upload = await store.finish(upload)
         assert await self._bytes(store, upload) == b"01234"
 
     async def test_concatenate(self, store: Store) -> None:
         """The whole has the bytes of the parts in the order of the list, where one may occur twice."""
         assert isinstance(store, Concatenable)
-        one, two, empty = [await self._stored(store, piece) for piece in (b"one,", b"two,", b"")]
+        one, two, empty = [await store.finish(await self._stored(store, piece)) for piece in (b"one,", b"two,", b"")]
         final = await store.create(new_upload(length=12))
-        await store.concatenate(final, [two, empty, one, two], _no_progress)
-        assert await self._bytes(store, final.changed(offset=12)) == b"two,one,two,"
+        final = await store.finish(await store.concatenate(final, [two, empty, one, two], no_progress))
+        assert final.offset == 12
+        assert await self._bytes(store, final) == b"two,one,two,"
         assert await self._bytes(store, one) == b"one,"
 
     async def test_concatenate_again(self, store: Store) -> None:
         """An attempt that was cut off is repeated from the start."""
         assert isinstance(store, Concatenable)
-        one, two = [await self._stored(store, piece) for piece in (b"one,", b"two,")]
+        one, two = [await store.finish(await self._stored(store, piece)) for piece in (b"one,", b"two,")]
         final = await store.create(new_upload(length=8))
-        for members in ([one], [one, two]):
-            await store.concatenate(final, members, _no_progress)
-        assert await self._bytes(store, final.changed(offset=8)) == b"one,two,"
+        await store.concatenate(final, [one, two], no_progress)
+        for _ in range(2):
+            made = await store.finish(await store.concatenate(final, [one, two], no_progress))
+            assert await self._bytes(store, made) == b"one,two,"
 
     async def test_read_ranges(self, store: Store) -> None:
         """Any range can be read, by chunks and through a file object that seeks."""
         assert isinstance(store, Readable)
         data = bytes(range(256)) * 8192
-        upload = await self._stored(store, data)
+        upload = await store.finish(await self._stored(store, data))
         content = store.content(upload)
         assert content.size == len(data)
         assert ":" in content.url
