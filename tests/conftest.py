@@ -22,6 +22,7 @@ from hypothesis import settings
 
 from tusd_py.testing.raw import RawClient
 from tusd_py.testing.redis import RedisProcess, free_port, valkey_binary, wait_for
+from tusd_py.testing.s3 import ENVIRONMENT, S3Server, SeaweedServer
 from tusd_py.testing.server import ServerProcess
 
 # Everybody is who they say; an upload gets the id that its metadata asks for.
@@ -58,6 +59,13 @@ NOT_RUN = pytest.StashKey[dict[str, int]]()
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("soak", max_examples=5000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let no test meet the credentials of whoever runs it."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ.update(ENVIRONMENT)
 
 
 @pytest.hookimpl(trylast=True)
@@ -138,6 +146,13 @@ def check_output(server: ServerProcess) -> None:
     lines = [json.loads(line) for line in server.output().splitlines() if line.startswith("{")]
     errors = [line for line in lines if line["level"] == "error"]
     assert not errors, json.dumps(errors, indent=1)
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A running S3 server, the same one for all tests; each test uses a prefix of its own."""
+    with SeaweedServer(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel",
 # "module:Class" by kind and URL scheme; imported only when chosen, so that what is not used need not be installed.
 BACKENDS: dict[tuple[str, str], str] = {
     ("store", "file"): "tusd_py.stores.file:FileStore",
+    ("store", "s3"): "tusd_py.stores.s3:S3Store",
     ("store", "memory"): "tusd_py.stores.memory:MemoryStore",
     **{("state", scheme): "tusd_py.state.redis:RedisState" for scheme in REDIS_SCHEMES},
     ("state", "sqlite"): "tusd_py.state.sqlite:SqliteState",
@@ -38,6 +39,9 @@ BACKENDS: dict[tuple[str, str], str] = {
     ("locker", "memory"): "tusd_py.lockers.memory:MemoryLocker",
 }
 
+
+EXTRAS = {"aiobotocore": "s3", "botocore": "s3"}
+"""Packages that are only installed with an extra of ours."""
 
 OWN = frozenset({Access, Limits, Metrics})
 """The plugins that are called in place, because they do not block and wait for nothing but Redis, in time."""
@@ -101,6 +105,10 @@ def make_backend(kind: str, url: str, config: Config, manager: pluggy.PluginMana
     module, _, name = target.partition(":")
     try:
         backend = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if extra := EXTRAS.get((error.name or "").partition(".")[0]):
+            raise ConfigError(f"{kind} {scheme}: needs more packages: pip install 'tusd-py[{extra}]'") from error
+        raise ConfigError(f"{kind} {scheme}: cannot be loaded from {target}: {error}") from error
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{kind} {scheme}: cannot be loaded from {target}: {error}") from error
     if scheme == "memory" and config.workers > 1:

@@ -42,6 +42,7 @@ def _setting(group: str, text: str, *, secret: bool = False) -> msgspec.Meta:
 
 
 _Net, _Store, _Limit, _Http, _Plugin, _Log = "Network", "Storage", "Limits", "HTTP", "Plugins", "Logging"
+_S3 = "S3"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,6 +92,45 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "When the file store forces bytes to the disk: never, when an upload finishes, or after every chunk.",
         ),
     ] = "finish"
+    orphan_grace: Annotated[
+        timedelta,
+        _setting(_Store, "What a crash left in the storage that belongs to no upload is removed after so long."),
+    ] = timedelta(days=1)
+
+    s3_endpoint: Annotated[
+        str | None, _setting(_S3, "URL of an S3 service; Amazon's by default. Keys and region come from AWS_*.")
+    ] = None
+    s3_addressing: Annotated[
+        Literal["auto", "path", "virtual"],
+        _setting(_S3, "Where URLs name the bucket; auto is path with an endpoint of your own, else the host."),
+    ] = "auto"
+    s3_key: Annotated[
+        str,
+        _setting(
+            _S3, "Key of an upload's object behind the store's prefix; {id} and {date} (2026/11/22) are filled in."
+        ),
+    ] = "{id}"
+    s3_part_size: Annotated[
+        Size, _setting(_S3, "Size of parts; larger where 10,000 of them would not hold the upload.")
+    ] = Size(8 * 1024 * 1024)
+    s3_concurrency: Annotated[int, _setting(_S3, "Parts of one upload that are sent at the same time.")] = 4
+    s3_memory: Annotated[
+        Size, _setting(_S3, "Memory for parts that are not sent yet, for all uploads of a process.")
+    ] = Size(128 * 1024 * 1024)
+    s3_checksum: Annotated[
+        Literal["full", "part", "none"],
+        _setting(_S3, "CRC-32C that the storage verifies: of every part and the whole object, of parts, or none."),
+    ] = "full"
+    s3_encryption: Annotated[
+        str | None, _setting(_S3, "Encryption by the storage: AES256, aws:kms or aws:kms:KEY; its default by default.")
+    ] = None
+    s3_storage_class: Annotated[
+        str | None, _setting(_S3, "Storage class of objects, such as STANDARD_IA; the bucket's by default.")
+    ] = None
+    s3_tags: Annotated[str | None, _setting(_S3, "Tags of objects, as in project=a&kind=b; none by default.")] = None
+    s3_timeout: Annotated[
+        timedelta, _setting(_S3, "A call that is silent for so long is repeated, three times in all.")
+    ] = timedelta(seconds=30)
 
     max_size: Annotated[Size | None, _setting(_Limit, "Largest upload in bytes (10GiB, 500M); none by default.")] = None
     expire_after: Annotated[
@@ -192,9 +232,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         problems = []
         if not 0 <= self.port <= 65535:
             problems.append(f"port must be between 0 and 65535, not {self.port}")
-        for name in ("workers", "max_connections", "max_concat_members", "head_size"):
+        for name in ("workers", "max_connections", "max_concat_members", "head_size", "s3_concurrency"):
             if (count := getattr(self, name)) < 1:
                 problems.append(f"{name} must be at least 1, not {count}")
+        if not 5 * 1024 * 1024 <= self.s3_part_size <= 5 * 1024**3:
+            problems.append("s3_part_size must be between 5MiB and 5GiB")
+        if self.s3_memory < 2 * self.s3_part_size:
+            problems.append("s3_memory must hold two parts at least (s3_part_size)")
+        if "{id}" not in self.s3_key:
+            problems.append("s3_key must contain {id}, or uploads would replace each other")
         if self.create_rate < 0:
             problems.append(f"create_rate must be at least 0, not {self.create_rate}")
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -209,6 +255,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "hook_timeout",
             "keepalive_timeout",
             "progress_interval",
+            "s3_timeout",
+            "orphan_grace",
         ):
             if getattr(self, name) <= timedelta(0):
                 problems.append(f"{name} must be more than 0")

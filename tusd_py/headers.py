@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from email.utils import format_datetime
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from multidict import CIMultiDictProxy
 
@@ -26,7 +26,7 @@ from tusd_py.errors import (
     InvalidRequest,
     TusError,
 )
-from tusd_py.models import UPLOAD_ID, Concat
+from tusd_py.models import UPLOAD_ID, Concat, Upload
 
 VERSION = "1.0.0"
 CONTENT_TYPE = "application/offset+octet-stream"
@@ -232,3 +232,59 @@ def parse_upload_checksum(headers: Headers, sizes: Mapping[str, int]) -> Checksu
 def format_http_date(at: datetime) -> str:
     """Return the time as an IMF-fixdate (RFC 9110 section 5.6.7)."""
     return format_datetime(at, usegmt=True)
+
+
+# What a download says of its content
+
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,64}/[A-Za-z0-9!#$&^_.+-]{1,64}", re.ASCII)
+_INLINE = frozenset(
+    [
+        "text/plain",
+        "image/png",
+        "image/jpeg",
+        "image/gif",
+        "image/webp",
+        "image/avif",
+        "image/bmp",
+        "audio/mpeg",
+        "audio/ogg",
+        "audio/wav",
+        "audio/wave",
+        "audio/webm",
+        "audio/aac",
+        "audio/flac",
+        "audio/mp4",
+        "video/mp4",
+        "video/webm",
+        "video/ogg",
+        "video/quicktime",
+    ]
+)
+# Types under which a browser would run what it gets.
+_ACTIVE = re.compile(r"html|xml|svg|script|ecma|wasm|shockwave|java|message/|multipart/", re.IGNORECASE)
+
+
+def content_type(upload: Upload) -> str:
+    """Return the declared type if it is well-formed and no browser runs it, else application/octet-stream."""
+    base = declared_type(upload)
+    if _ACTIVE.search(base):
+        return "application/octet-stream"
+    return f"{base}; charset=utf-8" if base == "text/plain" else base
+
+
+def declared_type(upload: Upload) -> str:
+    """Return the declared type if it is well-formed, else application/octet-stream."""
+    declared = upload.metadata.get("filetype") or upload.metadata.get("type") or ""
+    base = declared.partition(";")[0].strip().lower()
+    return base if _MEDIA_TYPE.fullmatch(base) else "application/octet-stream"
+
+
+def content_disposition(upload: Upload) -> str:
+    """Return inline for harmless types, else attachment, with the file's name in both forms of RFC 6266."""
+    kind = "inline" if content_type(upload).partition(";")[0] in _INLINE else "attachment"
+    name = (upload.metadata.get("filename") or upload.metadata.get("name") or "").replace("\\", "/").rpartition("/")[2]
+    name = "".join(character for character in name if character.isprintable())[:200]
+    if not name:
+        return kind
+    plain = "".join(character if character.isascii() and character not in '"\\%' else "_" for character in name)
+    return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

@@ -1,5 +1,6 @@
 """Every store keeps the contract."""
 
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import pytest
 from tusd_py.stores.base import Store
 from tusd_py.stores.file import FileStore
 from tusd_py.stores.memory import MemoryStore
+from tusd_py.stores.s3 import S3Store, Settings
+from tusd_py.stores.s3_client import Options
 from tusd_py.testing.contracts import StoreContract
+from tusd_py.testing.s3 import BUCKET, S3Server
 
 
 class TestMemoryStore(StoreContract):
@@ -22,3 +26,11 @@ class TestFileStore(StoreContract):
     @pytest.fixture(params=["never", "finish", "chunk"])
     def make_store(self, tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[], Store]:
         return lambda: FileStore(tmp_path, fsync=request.param)
+
+
+class TestS3Store(StoreContract):
+    @pytest.fixture(params=["full", "part", "none"])
+    def make_store(self, s3: S3Server, request: pytest.FixtureRequest) -> Callable[[], Store]:
+        prefix = f"{secrets.token_hex(8)}/"
+        options = Options(endpoint=s3.endpoint, path_style=True)
+        return lambda: S3Store(BUCKET, prefix, options, Settings(checksum=request.param))

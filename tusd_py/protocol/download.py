@@ -9,40 +9,13 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from urllib.parse import quote
 
 from tusd_py.body import Body
 from tusd_py.errors import PreconditionFailed, RangeNotSatisfiable
-from tusd_py.headers import Headers, format_http_date, single
-from tusd_py.models import Request, Response, Upload
+from tusd_py.headers import Headers, content_disposition, content_type, format_http_date, single
+from tusd_py.models import Request, Response
 from tusd_py.protocol.base import Core, Extension, Routes
 
-_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,64}/[A-Za-z0-9!#$&^_.+-]{1,64}", re.ASCII)
-_INLINE = frozenset(
-    [
-        "text/plain",
-        "image/png",
-        "image/jpeg",
-        "image/gif",
-        "image/webp",
-        "image/avif",
-        "image/bmp",
-        "audio/mpeg",
-        "audio/ogg",
-        "audio/wav",
-        "audio/wave",
-        "audio/webm",
-        "audio/aac",
-        "audio/flac",
-        "audio/mp4",
-        "video/mp4",
-        "video/webm",
-        "video/ogg",
-        "video/quicktime",
-    ]
-)
-# Types under which a browser would run what it gets.
-_ACTIVE = re.compile(r"html|xml|svg|script|ecma|wasm|shockwave|java|message/|multipart/", re.IGNORECASE)
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
@@ -75,26 +48,6 @@ class Download(Extension):
             return Response(206, headers, content=content, span=span)
 
         return {("upload", "GET"): get}
-
-
-def content_type(upload: Upload) -> str:
-    """Return the declared type if it is well-formed and no browser runs it, else application/octet-stream."""
-    declared = upload.metadata.get("filetype") or upload.metadata.get("type") or ""
-    base = declared.partition(";")[0].strip().lower()
-    if not _MEDIA_TYPE.fullmatch(base) or _ACTIVE.search(base):
-        return "application/octet-stream"
-    return f"{base}; charset=utf-8" if base == "text/plain" else base
-
-
-def content_disposition(upload: Upload) -> str:
-    """Return inline for harmless types, else attachment, with the file's name in both forms of RFC 6266."""
-    kind = "inline" if content_type(upload).partition(";")[0] in _INLINE else "attachment"
-    name = (upload.metadata.get("filename") or upload.metadata.get("name") or "").replace("\\", "/").rpartition("/")[2]
-    name = "".join(character for character in name if character.isprintable())[:200]
-    if not name:
-        return kind
-    plain = "".join(character if character.isascii() and character not in '"\\%' else "_" for character in name)
-    return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
 def byte_range(headers: Headers, size: int, etag: str, modified: datetime) -> tuple[int, int] | None:

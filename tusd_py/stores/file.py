@@ -303,7 +303,8 @@ class FileStore:
         path = self.root / f"{upload.id}.info"
         # A manifest is as safe as the bytes that it stands for.
         sync = self._fsync == "chunk" or (self._fsync == "finish" and upload.status.is_finished)
-        _replace(path, manifest.encode(upload, self._path(upload), path), sync=sync)
+        place = {"Type": "filestore", "Path": str(self._path(upload)), "InfoPath": str(path)}
+        _replace(path, manifest.encode(upload, place), sync=sync)
 
 
 _RESERVED = frozenset({".info", ".unverified", ".tmp", ".db", ".db-wal", ".db-shm"})

@@ -1,8 +1,9 @@
-"""The manifest `<id>.info` of the file store: tusd's JSON with our record under one more key."""
+"""The manifest `<id>.info` beside the bytes: tusd's JSON with our record under one more key."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -27,8 +28,8 @@ class Manifest(msgspec.Struct, kw_only=True, rename="pascal"):
     tusd_py: Upload | None = None
 
 
-def encode(upload: Upload, path: Path, info_path: Path) -> bytes:
-    """Return the manifest as indented JSON that people and tusd can read."""
+def encode(upload: Upload, storage: Mapping[str, str]) -> bytes:
+    """Return the manifest as indented JSON that people and tusd can read; `storage` is what tusd says of the place."""
     concat = upload.concat
     value = Manifest(
         id=upload.id,
@@ -39,7 +40,7 @@ def encode(upload: Upload, path: Path, info_path: Path) -> bytes:
         is_partial=upload.is_partial,
         is_final=upload.is_final,
         partial_uploads=list(concat.members) if concat and concat.members else None,
-        storage={"Type": "filestore", "Path": str(path), "InfoPath": str(info_path)},
+        storage=dict(storage),
         tusd_py=upload,
     )
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"

@@ -43,6 +43,7 @@ class Listed(NamedTuple):
     size: int
     etag: str
     modified: datetime
+    crc: int | None = None
 
 
 def contiguous(listed: Iterable[Listed], part_size: int, length: int | None) -> tuple[Part, ...]:
@@ -62,7 +63,7 @@ def contiguous(listed: Iterable[Listed], part_size: int, length: int | None) -> 
     while found := newest.get(len(parts) + 1):
         if found.size != part_size and offset + found.size != length:
             break
-        parts.append(Part(found.size, found.etag))
+        parts.append(Part(found.size, found.etag, found.crc))
         offset += found.size
     return tuple(parts)
 

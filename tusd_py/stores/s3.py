@@ -1,0 +1,533 @@
+"""Uploads as objects in a bucket of S3 or of a service that speaks its language.
+
+An upload is an object `<prefix><id>` (or the key that a plugin or the setting `s3_key` chose) and a manifest
+`<prefix><id>.info`. The object comes into being when the upload is complete. Until then its bytes are
+
+- parts of one multipart upload, all of one size, sent while the next are received, and
+- behind them a tail of segments, objects `<prefix><id>.tail/<offset>-<checksum>-<token>`, for what is too little for a
+  part when a request ends. They are written before the client hears of their bytes and deleted when a later request
+  shows that the record has the part that contains them.
+
+An upload that fits into one part has no multipart upload: its object is written at once.
+
+The record is the truth, and is made of nothing but what S3 has answered: HEAD costs no call, and a PATCH one for each
+part and one for the tail. If the record is lost, it is made again from manifest and lists of parts and segments.
+Two writers, of which one has lost its lock, cannot harm each other: segments have names of their own, and a part's
+number tells what it contains. Completing names the ETags of our own parts, so that no other bytes can slip in.
+
+Peak memory of a process is what `s3_memory` says for parts, plus `buffer_memory` for what is received and not taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import structlog
+
+from tusd_py.body import Body
+from tusd_py.config import Config, ConfigError
+from tusd_py.errors import AlreadyExists, Forbidden, Gone, StoreUnavailable, TusError
+from tusd_py.headers import content_disposition, declared_type
+from tusd_py.models import UPLOAD_ID, Part, Segment, Upload, now
+from tusd_py.stores import manifest
+from tusd_py.stores.base import Progress
+from tusd_py.stores.s3_client import Bucket, Options, Outgoing, Refused, encoded_crc
+from tusd_py.stores.s3_content import ID_KEY, S3Content, user_metadata
+from tusd_py.stores.s3_parts import (
+    MIN_PART,
+    Listed,
+    Span,
+    chain,
+    contiguous,
+    copy_plan,
+    parse_segment,
+    part_size_for,
+    whole_crc,
+)
+from tusd_py.stores.s3_write import Budget, Held, Piece, Stored, Writer, copyable
+
+MAX_KEY_BYTES = 1024
+MAX_NAME_BYTES = 255
+_RESERVED = (".info", ".tail", ".unverified")
+_NAME = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
+# The parts in the storage are not those that we sent.
+_DAMAGED = frozenset({"InvalidPart", "InvalidPartOrder", "BadDigest", "EntityTooSmall"})
+_log = structlog.get_logger("tusd_py.s3")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How uploads are kept; the settings `s3_*` of the same names say more."""
+
+    key: str = "{id}"
+    part_size: int = 8 * 1024 * 1024
+    max_size: int | None = None
+    concurrency: int = 4
+    memory: int = 128 * 1024 * 1024
+    checksum: str = "full"
+    encryption: str | None = None
+    storage_class: str | None = None
+    tags: str | None = None
+
+
+class S3Store:
+    """Bytes and manifests in one bucket."""
+
+    def __init__(self, bucket: str, prefix: str, options: Options, settings: Settings) -> None:
+        """Use what lies under `prefix` in the bucket."""
+        self.prefix = prefix
+        self.settings = settings
+        self.bucket = Bucket(bucket, options)
+        self.budget = Budget(settings.memory)
+        self._garbage: dict[str, set[str]] = {}
+        """Segments by upload that a later request may delete."""
+
+    @classmethod
+    def from_url(cls, url: str, config: Config) -> S3Store:
+        """Return the store of `s3://BUCKET/PREFIX`."""
+        match = _NAME.fullmatch(url)
+        if match is None:
+            raise ConfigError(f"store {url!r} is not of the form s3://bucket or s3://bucket/prefix")
+        prefix = (match[2] or "").strip("/")
+        path_style = {"auto": True if config.s3_endpoint else None, "path": True, "virtual": False}
+        options = Options(
+            endpoint=config.s3_endpoint,
+            path_style=path_style[config.s3_addressing],
+            seconds=config.s3_timeout.total_seconds(),
+        )
+        settings = Settings(
+            key=config.s3_key,
+            part_size=config.s3_part_size,
+            max_size=config.max_size,
+            concurrency=config.s3_concurrency,
+            memory=config.s3_memory,
+            checksum=config.s3_checksum,
+            encryption=config.s3_encryption,
+            storage_class=config.s3_storage_class,
+            tags=config.s3_tags,
+        )
+        return cls(match[1], f"{prefix}/" if prefix else "", options, settings)
+
+    async def open(self) -> None:
+        """Make the client and write a first object.
+
+        Raises:
+            StoreUnavailable: the bucket cannot be used.
+        """
+        await self.bucket.open()
+        if problem := await self.problem():
+            await self.aclose()
+            raise StoreUnavailable(problem)
+
+    async def create(self, upload: Upload) -> Upload:
+        """Begin a multipart upload if there may be several parts, and write the manifest."""
+        is_chosen = "path" in upload.storage
+        path = upload.storage.get("path") or self.settings.key.format(id=upload.id, date=now().strftime("%Y/%m/%d"))
+        part_size = part_size_for(upload.length, self.settings.max_size, self.settings.part_size)
+        storage = {"type": "s3", "bucket": self.bucket.name, "path": path, "part_size": str(part_size)}
+        upload = upload.changed(storage=storage)
+        key = self._key(upload)
+        if is_chosen and await self._exists(key):
+            raise AlreadyExists("another upload has this key")
+        if upload.length is None or upload.length > part_size:
+            full = {"ChecksumType": "FULL_OBJECT"} if self.settings.checksum == "full" else {}
+            algorithm = {"ChecksumAlgorithm": "CRC32C", **full} if self.settings.checksum != "none" else {}
+            headers = self._object_headers(upload)
+            answer = await self.bucket.call("create_multipart_upload", Key=key, **algorithm, **headers)
+            upload = upload.changed(storage={**storage, "multipart": answer["UploadId"]})
+        try:
+            await self._put_manifest(upload, IfNoneMatch="*")
+        except TusError:
+            with contextlib.suppress(TusError):
+                await self._abort(upload)
+            raise
+        return upload
+
+    async def append(self, upload: Upload, body: Body, progress: Progress) -> Upload:
+        """Send the body's bytes as parts, and what is left as a segment."""
+        writer = Writer(_Target(self, upload), self.budget, upload, body, progress)
+        clean = asyncio.create_task(self._clean(upload))
+        try:
+            upload = await writer.run()
+        finally:
+            self._garbage.setdefault(upload.id, set()).update(writer.replaced)
+            await asyncio.wait([clean])
+        if isinstance(writer.error, Gone):
+            raise writer.error
+        if upload.tail:
+            upload = upload.changed(storage={**upload.storage, "segments": "yes"})
+        return upload
+
+    async def measure(self, upload: Upload) -> Upload:
+        """Return the record as it is: it is the truth."""
+        return upload
+
+    async def finish(self, upload: Upload) -> Upload:
+        """Make the object, and delete what it was made of."""
+        if "etag" in upload.storage:
+            return upload
+        crc = whole_crc(upload.parts)
+        try:
+            etag, crc = await self._assemble(upload)
+        except Gone:
+            # An attempt that was cut off may have succeeded; its parts are gone then.
+            if (found := await self._whole(upload)) is None:
+                raise
+            etag = found
+        storage = {**upload.storage, "etag": etag}
+        if crc is not None:
+            storage["crc32c"] = f"{crc:08x}"
+        await self._delete_rest(upload)
+        return upload.changed(parts=(), tail=(), storage=storage)
+
+    async def save(self, upload: Upload) -> None:
+        """Replace the manifest."""
+        await self._put_manifest(upload)
+
+    async def load(self, upload_id: str) -> Upload | None:
+        """Read the manifest, and for an unfinished upload what lists tell of parts and segments."""
+        try:
+            data = [chunk async for chunk in self._read_all(self._info(upload_id))]
+        except Gone:
+            return None
+        upload = manifest.decode(b"".join(data), now())
+        if upload is None or upload.id != upload_id or upload.storage.get("type") != "s3":
+            raise StoreUnavailable(f"the manifest of upload {upload_id} is damaged; an operator has to look at it")
+        if upload.status.is_finished or upload.status.is_tombstone:
+            return upload
+        key, length, multipart = self._key(upload), upload.length, upload.storage.get("multipart")
+        parts: tuple[Part, ...] = ()
+        try:
+            if multipart is not None:
+                listed = [_listed(item) for item in await self.bucket.parts(key, multipart)]
+                parts = contiguous(listed, int(upload.storage["part_size"]), length)
+            elif (etag := await self._whole(upload)) is not None and length is not None:
+                parts = (Part(length, etag),)
+        except Gone:
+            if await self._whole(upload) is None:
+                raise
+            return upload.changed(offset=length, parts=(), tail=())
+        start = sum(part.size for part in parts)
+        found = [
+            parse_segment(name.rpartition("/")[2], item["Size"], item["LastModified"])
+            async for name, item in self.bucket.keys(self._segment_prefix(upload_id))
+            if item is not None
+        ]
+        tail = chain([segment for segment in found if segment is not None], start, length)
+        if any(found):
+            upload = upload.changed(storage={**upload.storage, "segments": "yes"})
+        return upload.changed(parts=parts, tail=tail, offset=start + sum(segment.size for segment in tail))
+
+    async def ids(self) -> AsyncIterator[str]:
+        """Yield the ids of all manifests under the prefix."""
+        async for key, item in self.bucket.keys(self.prefix, "/"):
+            name = key[len(self.prefix) :]
+            if item is not None and name.endswith(".info") and UPLOAD_ID.fullmatch(name[:-5]):
+                yield name[:-5]
+
+    async def remove(self, upload: Upload) -> None:
+        """Delete everything, the manifest last, so that a crash leaves nothing without a name."""
+        self.budget.forget(segment.name for segment in upload.tail)
+        self._garbage.pop(upload.id, None)
+        await self._abort(upload)
+        own = self._info(upload.id)
+        keys = [key async for key, _ in self.bucket.keys(f"{self.prefix}{upload.id}.") if key != own]
+        await self.bucket.delete([*keys, self._key(upload)])
+        await self.bucket.delete([own])
+
+    async def concatenate(self, upload: Upload, members: Sequence[Upload], progress: Progress) -> Upload:
+        """Copy ranges inside the storage; only what is too small for that is read and sent."""
+        plan = copy_plan([member.offset for member in members])
+        if "multipart" not in upload.storage:
+            plan = [[span for part in plan for span in part]]
+        target = _Target(self, upload)
+        slots = asyncio.Semaphore(self.settings.concurrency)
+
+        async def make(number: int, spans: list[Span]) -> Part:
+            async with slots:
+                pieces: list[Piece] = [self._member(members[span.source], span) for span in spans]
+                size = sum(piece.size for piece in pieces)
+                if not copyable(pieces):
+                    held = Held()
+                    self.budget.take(size)
+                    for piece in pieces:
+                        async for chunk in piece.chunks():
+                            held.add(memoryview(chunk))
+                    pieces = [held]
+                try:
+                    return await target.put_part(number, pieces)
+                finally:
+                    if isinstance(pieces[0], Held):
+                        self.budget.free(size)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(make(number, spans)) for number, spans in enumerate(plan, 1)]
+        except* TusError as failures:
+            error = _first(failures)
+            if not isinstance(error, Gone) or await self._whole(upload) is None:
+                raise error from None
+            tasks = []
+        parts = tuple(task.result() for task in tasks)
+        # Of copies the checksum is not known, but that of the whole follows from those of the members.
+        crcs = [Part(member.offset, "", _crc_in(member)) for member in members]
+        storage = dict(upload.storage)
+        if (crc := whole_crc(crcs)) is not None:
+            storage["crc32c"] = f"{crc:08x}"
+        size = sum(member.offset for member in members)
+        return upload.changed(offset=size, parts=parts, tail=(), storage=storage)
+
+    def content(self, upload: Upload) -> S3Content:
+        """Return the object's bytes, or those of the segments of an upload that has no parts yet."""
+
+        def tail() -> list[Piece]:
+            target = _Target(self, upload)
+            return [self.budget.kept(segment.name) or target.stored(segment) for segment in upload.tail]
+
+        return S3Content(upload, self.bucket.name, self._key(upload), self.bucket.read, tail)
+
+    async def sweep(self, before: datetime) -> int:
+        """Remove multipart uploads and segments that belong to no upload and are older than `before`."""
+        count = 0
+        async for item in self.bucket.multiparts(self.prefix):
+            key = item["Key"]
+            if item["Initiated"] < before and (upload_id := self._id_of(key)):
+                upload = await self._manifest(upload_id)
+                if upload is None or upload.storage.get("multipart") != item["UploadId"]:
+                    with contextlib.suppress(Gone):
+                        await self.bucket.call("abort_multipart_upload", Key=key, UploadId=item["UploadId"])
+                    count += 1
+        async for folder, known in self.bucket.keys(self.prefix, "/"):
+            name, dot, kind = folder[len(self.prefix) :].removesuffix("/").rpartition(".")
+            if known is not None or f"{dot}{kind}" not in _RESERVED or not UPLOAD_ID.fullmatch(name):
+                continue
+            upload = await self._manifest(name) if kind == "tail" else None
+            if upload is None or upload.status.is_finished or upload.status.is_tombstone:
+                found = [key async for key, each in self.bucket.keys(folder) if each and each["LastModified"] < before]
+                await self.bucket.delete(found)
+                count += len(found)
+        return count
+
+    async def problem(self) -> str | None:
+        """Return why the bucket cannot be written to, or None."""
+        return await self.bucket.probe(f"{self.prefix}.tusd-py")
+
+    async def aclose(self) -> None:
+        """Close the client."""
+        await self.bucket.aclose()
+
+    # Names
+
+    def _key(self, upload: Upload) -> str:
+        path = upload.storage["path"]
+        parts = path.split("/")
+        # A path comes from a plugin or from a manifest; neither may lead to our own objects.
+        if any(not part or part in (".", "..") or not part.isprintable() for part in parts):
+            raise Forbidden(f"the key of upload {upload.id} is not one that every storage takes")
+        taken = len(parts) == 1 and parts[0] != upload.id and UPLOAD_ID.fullmatch(parts[0])
+        if taken or parts[0].startswith(".") or any(part.endswith(_RESERVED) for part in parts):
+            raise Forbidden(f"the key {path!r} is kept for the server's own objects; use a folder")
+        key = self.prefix + path
+        if len(key.encode()) > MAX_KEY_BYTES or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
+            raise Forbidden(f"the key of upload {upload.id} is too long")
+        return key
+
+    def _info(self, upload_id: str) -> str:
+        return f"{self.prefix}{upload_id}.info"
+
+    def _segment_prefix(self, upload_id: str, *, verified: bool = True) -> str:
+        return f"{self.prefix}{upload_id}.{'tail' if verified else 'unverified'}/"
+
+    def _id_of(self, key: str) -> str | None:
+        """Return the id in a key of the setting's form; other keys are left alone, they may be anybody's."""
+        before, _, after = self.settings.key.partition("{id}")
+        form = re.escape(before).replace(r"\{date\}", r"[\d/]{10}"), re.escape(after).replace(r"\{date\}", r"[\d/]{10}")
+        match = re.fullmatch(f"{form[0]}({UPLOAD_ID.pattern}){form[1]}", key[len(self.prefix) :])
+        return match[1] if match else None
+
+    # Objects
+
+    def _object_headers(self, upload: Upload) -> dict[str, Any]:
+        settings = self.settings
+        kind, _, kms_key = (settings.encryption or "").partition("aws:kms:")
+        headers: dict[str, Any] = {
+            "ContentType": declared_type(upload),
+            "ContentDisposition": content_disposition(upload),
+            "Metadata": user_metadata(upload),
+            "StorageClass": settings.storage_class,
+            "Tagging": settings.tags,
+            "ServerSideEncryption": "aws:kms" if kms_key else kind,
+            "SSEKMSKeyId": kms_key,
+        }
+        return {name: value for name, value in headers.items() if value}
+
+    async def _put_manifest(self, upload: Upload, **condition: str) -> None:
+        place = {"Type": "s3store", "Bucket": self.bucket.name, "Key": self._key(upload)}
+        # Parts and tail change with every request; who needs them asks the storage for the lists.
+        data = manifest.encode(upload.changed(parts=(), tail=()), place)
+        key = self._info(upload.id)
+        await self.bucket.call("put_object", Key=key, Body=data, ContentType="application/json", **condition)
+
+    async def _manifest(self, upload_id: str) -> Upload | None:
+        """Return the record in a manifest, without the offset, or None if there is none that can be read."""
+        try:
+            return manifest.decode(b"".join([chunk async for chunk in self._read_all(self._info(upload_id))]), now())
+        except Gone:
+            return None
+
+    async def _read_all(self, key: str) -> AsyncIterator[bytes]:
+        answer = await self.bucket.call("get_object", Key=key)
+        async with answer["Body"] as body:
+            yield await body.read()
+
+    async def _exists(self, key: str) -> bool:
+        try:
+            await self.bucket.call("head_object", Key=key)
+        except Gone:
+            return False
+        return True
+
+    async def _whole(self, upload: Upload) -> str | None:
+        """Return the ETag of the object if it is the complete one of this upload."""
+        try:
+            found = await self.bucket.call("head_object", Key=self._key(upload))
+        except Gone:
+            return None
+        is_ours = found["ContentLength"] == upload.length and found.get("Metadata", {}).get(ID_KEY) == upload.id
+        return str(found["ETag"]).strip('"') if is_ours else None
+
+    async def _assemble(self, upload: Upload) -> tuple[str, int | None]:
+        """Make the object of parts and tail, and return its ETag and checksum."""
+        target, parts = _Target(self, upload), upload.parts
+        if upload.tail or not parts:
+            pieces = [self.budget.kept(segment.name) or target.stored(segment) for segment in upload.tail]
+            parts = (*parts, await target.put_part(len(parts) + 1, pieces))
+        crc = _crc_in(upload)
+        crc = whole_crc(parts) if crc is None else crc
+        if "multipart" not in upload.storage:
+            return parts[0].etag, crc
+        numbered = []
+        for number, part in enumerate(parts, 1):
+            sums = {"ChecksumCRC32C": encoded_crc(part.crc)} if self.settings.checksum == "part" and part.crc else {}
+            numbered.append({"PartNumber": number, "ETag": part.etag, **sums})
+        full = {}
+        if self.settings.checksum == "full" and crc is not None:
+            full = {"ChecksumCRC32C": encoded_crc(crc), "ChecksumType": "FULL_OBJECT"}
+        place = {"Key": self._key(upload), "UploadId": upload.storage["multipart"]}
+        try:
+            answer = await self.bucket.call(
+                "complete_multipart_upload", MultipartUpload={"Parts": numbered}, **place, **full
+            )
+        except Refused as error:
+            if error.reason not in _DAMAGED:
+                raise
+            _log.error("parts are not those that were sent", upload=upload.id, code=error.reason)
+            raise Gone("the parts in the storage are not those that were sent") from error
+        return str(answer["ETag"]).strip('"'), crc
+
+    def _member(self, member: Upload, span: Span) -> Stored:
+        return Stored(self.bucket.read, self._key(member), span.start, span.stop)
+
+    # Leftovers
+
+    async def _clean(self, upload: Upload) -> None:
+        """Delete segments that a former request replaced, now that the record no longer has them."""
+        names = self._garbage.pop(upload.id, set()) - {segment.name for segment in upload.tail}
+        await _Target(self, upload).delete_segments(names)
+
+    async def _delete_rest(self, upload: Upload) -> None:
+        """Delete the segments of a complete upload; what fails is left to the reaper."""
+        self.budget.forget(segment.name for segment in upload.tail)
+        self._garbage.pop(upload.id, None)
+        if "segments" not in upload.storage and not upload.tail:
+            return
+        try:
+            await self.bucket.delete([key async for key, _ in self.bucket.keys(self._segment_prefix(upload.id))])
+        except TusError as error:
+            _log.warning("segments are left to the reaper", upload=upload.id, error=error.message)
+
+    async def _abort(self, upload: Upload) -> None:
+        if "multipart" in upload.storage and "etag" not in upload.storage:
+            with contextlib.suppress(Gone):
+                place = {"Key": self._key(upload), "UploadId": upload.storage["multipart"]}
+                await self.bucket.call("abort_multipart_upload", **place)
+
+
+class _Target:
+    """The calls of one upload."""
+
+    def __init__(self, store: S3Store, upload: Upload) -> None:
+        self.part_size = int(upload.storage["part_size"])
+        self.unit = min(self.part_size, max(MIN_PART, store.settings.memory // 4))
+        self.concurrency = store.settings.concurrency
+        self._store = store
+        self._upload = upload
+        self._key = store._key(upload)
+
+    def stored(self, segment: Segment, *, verified: bool = True) -> Stored:
+        key = self._store._segment_prefix(self._upload.id, verified=verified) + segment.name
+        read = self._store.bucket.read
+        return Stored(read, key, 0, segment.size, crc=segment.crc, name=segment.name)
+
+    async def put_segment(self, name: str, pieces: list[Piece], *, verified: bool = True) -> None:
+        key = self._store._segment_prefix(self._upload.id, verified=verified) + name
+        await self._put("put_object", pieces, Key=key)
+
+    async def put_part(self, number: int, pieces: list[Piece]) -> Part:
+        multipart = self._upload.storage.get("multipart")
+        if multipart is None:
+            return await self._put("put_object", pieces, Key=self._key, **self._store._object_headers(self._upload))
+        place = {"Key": self._key, "UploadId": multipart, "PartNumber": number}
+        if (source := copyable(pieces)) is None:
+            return await self._put("upload_part", pieces, **place)
+        bucket = self._store.bucket
+        answer = await bucket.call(
+            "upload_part_copy",
+            CopySource={"Bucket": bucket.name, "Key": source.key},
+            CopySourceRange=f"bytes={source.start}-{source.stop - 1}",
+            **place,
+        )
+        return Part(source.size, str(answer["CopyPartResult"]["ETag"]).strip('"'), source.crc)
+
+    async def delete_segments(self, names: Iterable[str], *, verified: bool = True) -> None:
+        prefix = self._store._segment_prefix(self._upload.id, verified=verified)
+        try:
+            await self._store.bucket.delete([prefix + name for name in names])
+        except TusError as error:
+            _log.warning("segments are left to the reaper", upload=self._upload.id, error=error.message)
+
+    async def _put(self, operation: str, pieces: list[Piece], **parameters: Any) -> Part:
+        crc = whole_crc(Part(piece.size, "", piece.crc) for piece in pieces)
+        if self._store.settings.checksum != "none" and crc is not None:
+            parameters["ChecksumCRC32C"] = encoded_crc(crc)
+        body = Outgoing(pieces)
+        try:
+            answer = await self._store.bucket.call(operation, Body=body, **parameters)
+        except TusError as error:
+            raise body.error or error from None
+        return Part(body.size, str(answer["ETag"]).strip('"'), crc)
+
+
+def _listed(item: Any) -> Listed:
+    crc = item.get("ChecksumCRC32C")
+    known = int.from_bytes(base64.b64decode(crc)) if crc else None
+    return Listed(item["PartNumber"], item["Size"], str(item["ETag"]).strip('"'), item["LastModified"], known)
+
+
+def _crc_in(upload: Upload) -> int | None:
+    text = upload.storage.get("crc32c")
+    return int(text, 16) if text else None
+
+
+def _first(failures: ExceptionGroup[TusError]) -> TusError:
+    leaf: BaseException = failures
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = leaf.exceptions[0]
+    assert isinstance(leaf, TusError)
+    return leaf

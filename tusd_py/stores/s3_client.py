@@ -1,0 +1,306 @@
+"""One bucket behind one client: calls, the bodies that they send, and what their failures mean."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
+
+from tusd_py.errors import AlreadyExists, Gone, StorageFull, StoreUnavailable, TusError
+
+SEND_BYTES = 256 * 1024
+ATTEMPTS = 3
+"""How often a call is made before it has failed."""
+PROBE_SECONDS = 10
+_log = structlog.get_logger("tusd_py.s3")
+
+_GONE = frozenset({"NoSuchUpload", "NoSuchKey", "404", "NotFound"})
+_FULL = frozenset({"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "EntityTooLargeForQuota", "507"})
+# What only an operator can mend, in words that name the cause.
+_CAUSES = {
+    "NoSuchBucket": "the bucket does not exist",
+    "AccessDenied": "access is denied: the credentials lack a permission for the bucket",
+    "AllAccessDisabled": "access is denied: the account or the bucket is closed",
+    "InvalidAccessKeyId": "the access key is not known to the storage",
+    "SignatureDoesNotMatch": "the secret key is wrong",
+    "InvalidToken": "the session token is wrong",
+    "ExpiredToken": "the credentials have expired",
+    "RequestTimeTooSkewed": "the clock of this machine differs too much from the storage's",
+    "PermanentRedirect": "the bucket is in another region: set AWS_REGION",
+    "301": "the bucket is in another region: set AWS_REGION",
+    "AuthorizationHeaderMalformed": "the bucket is in another region: set AWS_REGION",
+    "IllegalLocationConstraintException": "the bucket is in another region: set AWS_REGION",
+    "NotImplemented": "the storage does not know something that is needed; docs/s3.md says what",
+    "403": "access is denied",
+}
+
+
+class Refused(StoreUnavailable):
+    """The storage refused a call; `reason` is its code."""
+
+    def __init__(self, reason: str, cause: str) -> None:
+        """Take the storage's code, and what it means for the operator."""
+        super().__init__()
+        self.reason = reason
+        self.cause = cause
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a bucket is reached."""
+
+    endpoint: str | None = None
+    path_style: bool | None = None
+    """Whether the bucket's name is part of the path rather than of the host; None lets the library choose."""
+    seconds: float = 30
+    """How long a call may be silent."""
+    connections: int = 64
+
+
+class Source(Protocol):
+    """Bytes to send that can be read as often as it takes."""
+
+    size: int
+
+    def chunks(self) -> AsyncIterator[bytes | bytearray | memoryview]:
+        """Yield the bytes."""
+
+
+class Outgoing:
+    """The body of a call, made of sources; sent in small pieces, so that it is never in memory twice.
+
+    It looks like a file to botocore, which only rewinds it before it repeats a call, and is iterated by aiohttp.
+    """
+
+    def __init__(self, sources: Iterable[Source]) -> None:
+        """Send these one after the other."""
+        self._sources = list(sources)
+        self.size = sum(source.size for source in self._sources)
+        self.error: TusError | None = None
+        """Why a source could not be read; whoever sends this only sees a broken connection."""
+
+    def __len__(self) -> int:
+        return self.size
+
+    def read(self, size: int = -1) -> bytes:
+        """Refuse: only iteration reads."""
+        raise OSError("not to be read in this way")
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        """Accept: every iteration begins at the start."""
+        return 0
+
+    def tell(self) -> int:
+        """Return the start."""
+        return 0
+
+    async def __aiter__(self) -> AsyncIterator[memoryview]:
+        try:
+            for source in self._sources:
+                async for chunk in source.chunks():
+                    view = memoryview(chunk)
+                    for start in range(0, len(view), SEND_BYTES):
+                        yield view[start : start + SEND_BYTES]
+        except TusError as error:
+            self.error = error
+            raise
+
+
+class Bucket:
+    """One bucket."""
+
+    def __init__(self, name: str, options: Options) -> None:
+        """Use the bucket called `name`."""
+        self.name = name
+        self._options = options
+        self._stack = contextlib.AsyncExitStack()
+        self._client: Any = None
+        self._probed: tuple[float, str | None] = (-PROBE_SECONDS, None)
+
+    async def open(self) -> None:
+        """Make the client.
+
+        Raises:
+            StoreUnavailable: the settings cannot be right.
+        """
+        options = self._options
+        style = {None: "auto", True: "path", False: "virtual"}[options.path_style]
+        config = AioConfig(
+            signature_version="s3v4",
+            # Our checksums go with the calls; hashing every part once more to sign it would cost more than sending it.
+            s3={"payload_signing_enabled": False, "addressing_style": style},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            connect_timeout=min(5.0, options.seconds),
+            read_timeout=options.seconds,
+            max_pool_connections=options.connections,
+        )
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        if options.endpoint:
+            region = region or "us-east-1"
+        try:
+            self._client = await self._stack.enter_async_context(
+                get_session().create_client("s3", endpoint_url=options.endpoint, region_name=region, config=config)
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise StoreUnavailable(f"cannot use S3: {error}") from error
+
+    async def aclose(self) -> None:
+        """Close the client's connections."""
+        await self._stack.aclose()
+
+    async def call(self, operation: str, **parameters: Any) -> Mapping[str, Any]:
+        """Make one call on the bucket, such as `put_object`, and return the answer.
+
+        Raises:
+            Gone: there is no such object or multipart upload.
+            AlreadyExists: a condition of the call does not hold.
+            StorageFull: the storage has no space left.
+            Refused, StoreUnavailable: it failed otherwise.
+        """
+        try:
+            answer: Mapping[str, Any] = await getattr(self._client, operation)(Bucket=self.name, **parameters)
+        except (BotoCoreError, ClientError, OSError, TimeoutError) as error:
+            raise _translated(operation, error) from error
+        return answer
+
+    async def probe(self, key: str) -> str | None:
+        """Return why an object cannot be written now, or None; asked often, it answers from memory for some seconds."""
+        if time.monotonic() - self._probed[0] >= PROBE_SECONDS:
+            problem = None
+            try:
+                await self.call("put_object", Key=key, Body=b"tusd-py keeps uploads here\n")
+            except Refused as error:
+                problem = f"the bucket {self.name} cannot be used: {error.cause}"
+            except TusError as error:
+                problem = f"the bucket {self.name} cannot be used: {error.message}"
+            if problem:
+                return problem
+            self._probed = (time.monotonic(), None)
+        return None
+
+    async def read(self, key: str, start: int, stop: int) -> AsyncIterator[bytes]:
+        """Yield the bytes `[start, stop)` of an object.
+
+        Raises:
+            Gone: there is none, or it is shorter.
+        """
+        if start >= stop:
+            return
+        answer = await self.call("get_object", Key=key, Range=f"bytes={start}-{stop - 1}")
+        position = start
+        try:
+            async with answer["Body"] as body:
+                while chunk := await body.read(SEND_BYTES):
+                    position += len(chunk)
+                    yield chunk
+        except (BotoCoreError, OSError, TimeoutError) as error:
+            raise _translated("get_object", error) from error
+        if position < stop:
+            raise Gone("the storage has fewer bytes than the upload")
+
+    async def keys(self, prefix: str, delimiter: str = "") -> AsyncIterator[tuple[str, Mapping[str, Any] | None]]:
+        """Yield keys with what is known of their objects; with a delimiter also what lies before one, with None."""
+        token: dict[str, str] = {}
+        while True:
+            answer = await self.call("list_objects_v2", Prefix=prefix, Delimiter=delimiter, **token)
+            for common in answer.get("CommonPrefixes", []):
+                yield common["Prefix"], None
+            for item in answer.get("Contents", []):
+                yield item["Key"], item
+            if not answer.get("IsTruncated") or not answer.get("NextContinuationToken"):
+                return
+            token = {"ContinuationToken": answer["NextContinuationToken"]}
+
+    async def parts(self, key: str, multipart: str) -> list[Mapping[str, Any]]:
+        """Return all parts of a multipart upload."""
+        found: list[Mapping[str, Any]] = []
+        marker: dict[str, int] = {}
+        while True:
+            answer = await self.call("list_parts", Key=key, UploadId=multipart, **marker)
+            page = answer.get("Parts", [])
+            found += page
+            if not answer.get("IsTruncated") or not page:
+                return found
+            marker = {"PartNumberMarker": int(answer.get("NextPartNumberMarker") or page[-1]["PartNumber"])}
+
+    async def multiparts(self, prefix: str) -> AsyncIterator[Mapping[str, Any]]:
+        """Yield all multipart uploads under a prefix.
+
+        Paged by hand: SeaweedFS leaves the next page's place out, which is the last upload of this one.
+        """
+        marker: dict[str, str] = {}
+        while True:
+            answer = await self.call("list_multipart_uploads", Prefix=prefix, **marker)
+            page = answer.get("Uploads", [])
+            for item in page:
+                yield item
+            if not answer.get("IsTruncated") or not page:
+                return
+            key = answer.get("NextKeyMarker") or page[-1]["Key"]
+            upload_id = answer.get("NextUploadIdMarker") or page[-1]["UploadId"]
+            marker = {"KeyMarker": key, "UploadIdMarker": upload_id}
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; it is no error if one is not there."""
+        for start in range(0, len(keys), 1000):
+            some = keys[start : start + 1000]
+            if len(some) == 1:
+                with contextlib.suppress(Gone):
+                    await self.call("delete_object", Key=some[0])
+                continue
+            answer = await self.call(
+                "delete_objects", Delete={"Objects": [{"Key": key} for key in some], "Quiet": True}
+            )
+            errors = [error for error in answer.get("Errors", []) if error.get("Code") not in _GONE]
+            if errors:
+                code = str(errors[0].get("Code"))
+                _log.warning("could not delete objects", count=len(errors), code=code)
+                raise Refused(code, _CAUSES.get(code, "objects could not be deleted"))
+
+
+def encoded_crc(crc: int) -> str:
+    """Return a checksum as S3 writes it."""
+    return base64.b64encode(crc.to_bytes(4, "big")).decode()
+
+
+def _translated(operation: str, error: Exception) -> TusError:
+    """Return what a failure of a call means; details go to the log, where no client sees them."""
+    if isinstance(error, ClientError):
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if code in _GONE:
+            return Gone("the storage no longer has this upload")
+        if code == "PreconditionFailed" or status == 412:
+            return AlreadyExists("another upload has this id or key")
+        _log.warning("S3 refused a call", operation=operation, code=code, status=status)
+        if code in _FULL or status == 507:
+            return StorageFull()
+        return Refused(code, _CAUSES.get(code, f"it answered {code or status} to {operation}"))
+    cause = f"{type(error).__name__} in {operation}"
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        cause = "there are no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    elif isinstance(error, ConnectionError | HTTPClientError | OSError | asyncio.TimeoutError):
+        cause = f"the endpoint does not answer ({type(error).__name__})"
+    elif isinstance(error, ParamValidationError):
+        cause = f"a value cannot be sent to S3 ({operation})"
+    _log.warning("S3 cannot be used", operation=operation, cause=cause)
+    return Refused(type(error).__name__, cause)

