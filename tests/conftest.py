@@ -6,6 +6,7 @@ HYPOTHESIS_PROFILE=soak runs property tests with random examples, and many more 
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -123,7 +124,18 @@ def not_run_lines(not_run: dict[str, int]) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def server_with(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ServerProcess]]:
+def storage(request: pytest.FixtureRequest) -> Callable[[], tuple[str, ...]]:
+    """A function that returns options for a storage that no other server uses: of files, or of S3 if a test says so."""
+    if getattr(request, "param", "file") == "file":
+        return lambda: ()
+    s3: S3Server = request.getfixturevalue("s3")
+    return lambda: s3.options(secrets.token_hex(8))
+
+
+@pytest.fixture(scope="session")
+def server_with(
+    tmp_path_factory: pytest.TempPathFactory, storage: Callable[[], tuple[str, ...]]
+) -> Iterator[Callable[..., ServerProcess]]:
     """A function that returns a running server with these options, the same one for the same options.
 
     However a server was treated, it ends in good order and has met no error that it did not expect.
@@ -133,7 +145,7 @@ def server_with(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
         @cache
         def start(*options: str) -> ServerProcess:
             upload_dir = tmp_path_factory.mktemp("uploads")
-            server = ServerProcess("--upload-dir", str(upload_dir), "--log-format", "json", *options)
+            server = ServerProcess("--upload-dir", str(upload_dir), "--log-format", "json", *storage(), *options)
             servers.callback(check_output, server)
             return servers.enter_context(server)
 

@@ -139,15 +139,19 @@ def test_segments_at_the_same_place() -> None:
         ([MIN_PART, 1], [[(0, 0, MIN_PART)], [(1, 0, 1)]]),
         ([1, 2 * MIN_PART], [[(0, 0, 1), (1, 0, MIN_PART - 1)], [(1, MIN_PART - 1, 2 * MIN_PART)]]),
         ([1, 2 * MIN_PART - 2], [[(0, 0, 1), (1, 0, 2 * MIN_PART - 2)]]),
-        (
-            [5 * GIB + 1],
-            [[(0, (5 * GIB + 1) * n // 6, (5 * GIB + 1) * (n + 1) // 6)] for n in range(6)],
-        ),
+        ([COPY_BYTES + 2], [[(0, 0, COPY_BYTES // 2 + 1)], [(0, COPY_BYTES // 2 + 1, COPY_BYTES + 2)]]),
     ],
 )
 def test_copy_plan(sizes: list[int], plan: list[list[tuple[int, int, int]]]) -> None:
     """Large members are copied in ranges, small ones are put together with what follows."""
     assert [[tuple(span) for span in part] for part in copy_plan(sizes)] == plan
+
+
+def test_largest_copy() -> None:
+    """The largest object that can be is copied in no more parts than there can be."""
+    plan = copy_plan([MAX_OBJECT // 2, 1, MAX_OBJECT // 2 - 1])
+    assert 4000 < len(plan) <= MAX_PARTS
+    assert all(span.size <= s3_parts.MAX_PART for part in plan for span in part)
 
 
 @given(st.lists(st.one_of(st.integers(0, 3 * MIN_PART), st.integers(0, 12 * GIB)), max_size=40))
@@ -165,6 +169,7 @@ def test_every_copy_plan(sizes: list[int]) -> None:
     assert [span.source for span in spans] == sorted(span.source for span in spans)
     totals = [sum(span.size for span in part) for part in plan]
     assert all(MIN_PART <= total <= COPY_BYTES for total in totals[:-1])
+    assert len(plan) <= MAX_PARTS
     assert all(total < 3 * MIN_PART for part, total in zip(plan, totals, strict=True) if len(part) > 1)
 
 

@@ -128,7 +128,7 @@ class S3Store:
     async def create(self, upload: Upload) -> Upload:
         """Begin a multipart upload if there may be several parts, and write the manifest."""
         is_chosen = "path" in upload.storage
-        path = upload.storage.get("path") or self.settings.key.format(id=upload.id, date=now().strftime("%Y/%m/%d"))
+        path = upload.storage.get("path", self.settings.key.format(id=upload.id, date=now().strftime("%Y/%m/%d")))
         part_size = part_size_for(upload.length, self.settings.max_size, self.settings.part_size)
         storage = {"type": "s3", "bucket": self.bucket.name, "path": path, "part_size": str(part_size)}
         upload = upload.changed(storage=storage)
@@ -143,7 +143,10 @@ class S3Store:
             upload = upload.changed(storage={**storage, "multipart": answer["UploadId"]})
         try:
             await self._put_manifest(upload, IfNoneMatch="*")
-        except TusError:
+        except TusError as error:
+            # It is ours if it was written and the answer was lost.
+            if isinstance(error, AlreadyExists) and await self._manifest(upload.id) == upload:
+                return upload
             with contextlib.suppress(TusError):
                 await self._abort(upload)
             raise

@@ -7,7 +7,7 @@ import base64
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -23,6 +23,7 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
 )
+from botocore.handlers import add_expect_header
 
 from tusd_py.errors import AlreadyExists, Gone, StorageFull, StoreUnavailable, TusError
 
@@ -95,6 +96,8 @@ class Outgoing:
         self.size = sum(source.size for source in self._sources)
         self.error: TusError | None = None
         """Why a source could not be read; whoever sends this only sees a broken connection."""
+        self.on_progress: Callable[[], None] = lambda: None
+        """Called whenever some of it was sent."""
 
     def __len__(self) -> int:
         return self.size
@@ -118,6 +121,7 @@ class Outgoing:
                     view = memoryview(chunk)
                     for start in range(0, len(view), SEND_BYTES):
                         yield view[start : start + SEND_BYTES]
+                        self.on_progress()
         except TusError as error:
             self.error = error
             raise
@@ -162,6 +166,8 @@ class Bucket:
             )
         except (BotoCoreError, ValueError) as error:
             raise StoreUnavailable(f"cannot use S3: {error}") from error
+        # It costs a round trip for each part, and a service that never says "100 Continue" is waited for without end.
+        self._client.meta.events.unregister("before-call.s3", add_expect_header)
 
     async def aclose(self) -> None:
         """Close the client's connections."""
@@ -176,8 +182,14 @@ class Bucket:
             StorageFull: the storage has no space left.
             Refused, StoreUnavailable: it failed otherwise.
         """
+        loop = asyncio.get_running_loop()
+        # The library's own time-outs do not see a service that stops to take a body.
+        patience = self._options.seconds * (ATTEMPTS + 1) * (5 if operation == "complete_multipart_upload" else 1)
         try:
-            answer: Mapping[str, Any] = await getattr(self._client, operation)(Bucket=self.name, **parameters)
+            async with asyncio.timeout(patience) as limit:
+                if isinstance(body := parameters.get("Body"), Outgoing):
+                    body.on_progress = lambda: limit.reschedule(loop.time() + patience)
+                answer: Mapping[str, Any] = await getattr(self._client, operation)(Bucket=self.name, **parameters)
         except (BotoCoreError, ClientError, OSError, TimeoutError) as error:
             raise _translated(operation, error) from error
         return answer
@@ -187,6 +199,8 @@ class Bucket:
         if time.monotonic() - self._probed[0] >= PROBE_SECONDS:
             problem = None
             try:
+                # First, because some services make a bucket for whoever writes to it.
+                await self.call("list_objects_v2", Prefix=key, MaxKeys=1)
                 await self.call("put_object", Key=key, Body=b"tusd-py keeps uploads here\n")
             except Refused as error:
                 problem = f"the bucket {self.name} cannot be used: {error.cause}"

@@ -25,8 +25,8 @@ MIN_PART = 5 * MIB
 MAX_PART = 5 * 1024 * MIB
 MAX_PARTS = 10_000
 MAX_OBJECT = 5 * 1024 * 1024 * MIB
-COPY_BYTES = 1024 * MIB
-"""A copy inside the storage takes ranges of about this size, so that several can run at once."""
+COPY_BYTES = 256 * MIB
+"""A copy inside the storage takes ranges up to this size, so that several can run at once and none takes long."""
 
 
 def part_size_for(length: int | None, max_size: int | None, wanted: int) -> int:
@@ -129,6 +129,7 @@ def copy_plan(sizes: Sequence[int]) -> list[list[Span]]:
     A part of one span of at least `MIN_PART` can be copied inside the storage; all others are small and have to be read
     and sent. What is too small for a part is put together with the begin of what follows.
     """
+    limit = max(COPY_BYTES, math.ceil(sum(sizes) / (MAX_PARTS // 2)))
     parts: list[list[Span]] = []
     small: list[Span] = []
     for source, size in enumerate(sizes):
@@ -145,15 +146,15 @@ def copy_plan(sizes: Sequence[int]) -> list[list[Span]]:
         if 0 < size - start < MIN_PART:
             small.append(Span(source, start, size))
         elif size > start:
-            parts += [[Span(source, *cut)] for cut in _even(start, size)]
+            parts += [[Span(source, *cut)] for cut in _even(start, size, limit)]
     if small:
         parts.append(small)
     return parts
 
 
-def _even(start: int, stop: int) -> list[tuple[int, int]]:
-    """Cut a range into pieces of nearly the same size, none above `COPY_BYTES`."""
-    count = math.ceil((stop - start) / COPY_BYTES)
+def _even(start: int, stop: int, limit: int) -> list[tuple[int, int]]:
+    """Cut a range into pieces of nearly the same size, none above `limit`."""
+    count = math.ceil((stop - start) / limit)
     cuts = [start + (stop - start) * number // count for number in range(count + 1)]
     return list(itertools.pairwise(cuts))
 

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import secrets
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import crc32c
 
@@ -32,6 +33,9 @@ from tusd_py.stores.s3_parts import MIN_PART, combined, segment_name
 
 MAX_SEGMENTS = 32
 """So many small segments are made into one."""
+SPILLS = 16
+"""So many writers at once make segments when the memory is spent."""
+WAKE_BYTES = 64 * 1024
 _JOIN_BYTES = 64 * 1024
 
 
@@ -107,7 +111,7 @@ class Budget:
         self.used = 0
         self._writers: set[Writer] = set()
         self._sending = 0
-        self._changed = asyncio.Event()
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._kept: OrderedDict[str, Held] = OrderedDict()
 
     def take(self, count: int) -> None:
@@ -117,7 +121,7 @@ class Budget:
     def free(self, count: int) -> None:
         """Count bytes as given back."""
         self.used -= count
-        self._changed.set()
+        self._changed()
 
     def keep(self, name: str, held: Held) -> None:
         """Keep the bytes of a segment, which count as held already, as long as there is room."""
@@ -145,7 +149,7 @@ class Budget:
             yield
         finally:
             self._writers.discard(writer)
-            self._changed.set()
+            self._changed()
 
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
@@ -154,8 +158,7 @@ class Budget:
         try:
             yield
         finally:
-            self._sending -= 1
-            self._changed.set()
+            self._sent()
 
     async def room(self) -> None:
         """Return when there is room for more."""
@@ -163,17 +166,32 @@ class Budget:
             if self._kept:
                 self.forget([next(iter(self._kept))])
                 continue
-            idle = [writer for writer in self._writers if writer.can_spill]
-            if idle and not self._sending:
-                largest = max(idle, key=lambda writer: writer.held.size)
-                self._sending += 1
-                largest.spill_soon().add_done_callback(self._sent)
-            self._changed.clear()
-            await self._changed.wait()
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            self._relieve()
+            await turn
 
-    def _sent(self, task: asyncio.Task[None]) -> None:
+    def _sent(self, task: asyncio.Task[None] | None = None) -> None:
         self._sending -= 1
-        self._changed.set()
+        self._changed()
+
+    def _changed(self) -> None:
+        """Wake as many as there may be room for, the first first."""
+        turns = -(-max(0, self.limit - self.used) // WAKE_BYTES)
+        while turns and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # who waited may be gone
+                turn.set_result(None)
+                turns -= 1
+        self._relieve()
+
+    def _relieve(self) -> None:
+        """See to it that memory will be free, if somebody waits and nothing is on its way to S3."""
+        if self._waiting and not self._sending and self.used >= self.limit:
+            idle = [writer for writer in self._writers if writer.can_spill]
+            for writer in heapq.nlargest(SPILLS, idle, key=lambda writer: writer.held.size):
+                self._sending += 1
+                writer.spill_soon().add_done_callback(self._sent)
 
 
 class Target(Protocol):
@@ -225,9 +243,9 @@ class Writer:
         self._error: TusError | None = None
         self._lock = asyncio.Lock()
         self._slots = asyncio.Semaphore(target.concurrency)
-        self._last: asyncio.Task[None] | None = None
-        """Records the last part that was begun, after all before it."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._last: asyncio.Task[bool] | None = None
+        """Records the last part that was begun, after all before it; tells whether it is recorded."""
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def can_spill(self) -> bool:
@@ -316,7 +334,8 @@ class Writer:
             self.held = Held()
         return pieces
 
-    async def _send_part(self, number: int, pieces: list[Piece], previous: asyncio.Task[None] | None) -> None:
+    async def _send_part(self, number: int, pieces: list[Piece], previous: asyncio.Task[bool] | None) -> bool:
+        part: Part | None
         try:
             try:
                 with self._budget.sending():
@@ -325,15 +344,16 @@ class Writer:
                 self._give_back(pieces)
                 pieces.clear()
                 self._slots.release()
-            if previous is not None:
-                await asyncio.shield(previous)
-            # A part that failed takes everything behind it with it: only what has no gap before it is recorded.
-            if self._error is None:
-                offset = _end_of_parts(self.upload) + part.size
-                self.upload = self.upload.changed(parts=(*self.upload.parts, part), tail=(), offset=offset)
-                await self._progress(self.upload)
         except TusError as error:
+            part = None
             self._fail(error)
+        # A part that failed takes everything behind it with it: only what has no gap before it is recorded.
+        if (previous is not None and not await asyncio.shield(previous)) or part is None:
+            return False
+        offset = _end_of_parts(self.upload) + part.size
+        self.upload = self.upload.changed(parts=(*self.upload.parts, part), tail=(), offset=offset)
+        await self._progress(self.upload)
+        return True
 
     async def _settled(self) -> None:
         """Wait for the parts that are on their way."""

@@ -49,6 +49,10 @@ class S3Server:
     ) -> None:
         """Leave it running."""
 
+    def options(self, prefix: str) -> tuple[str, ...]:
+        """Return the options of a server that keeps uploads under a prefix."""
+        return ("--store", f"s3://{BUCKET}/{prefix}", "--s3-endpoint", self.endpoint)
+
     def wait(self, seconds: float = 60) -> None:
         """Return when the bucket is there, made if need be."""
         deadline = time.monotonic() + seconds

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
 import msgspec
@@ -104,16 +104,23 @@ class Adapter:
         start, stop = response.span
         answer = web.StreamResponse(status=response.status, headers=headers)
         answer.content_length = stop - start
+        chunks = response.content.chunks(start, stop)
+        # Before the head, so that a storage that cannot give the bytes can still be told of.
+        first = await anext(chunks, b"") if request.method != "HEAD" else b""
         await answer.prepare(request)
         if request.method != "HEAD":
-            await self._stream(request, answer, response)
+            await self._stream(request, answer, first, chunks)
         return answer
 
-    async def _stream(self, request: web.Request, answer: web.StreamResponse, response: Response) -> None:
-        assert response.content is not None
+    async def _stream(
+        self, request: web.Request, answer: web.StreamResponse, first: bytes, chunks: AsyncIterator[bytes]
+    ) -> None:
         seconds = self._config.read_timeout.total_seconds()
         try:
-            async for chunk in response.content.chunks(*response.span):
+            if first:
+                async with asyncio.timeout(seconds):
+                    await answer.write(first)
+            async for chunk in chunks:
                 async with asyncio.timeout(seconds):
                     await answer.write(chunk)
             await answer.write_eof()
