@@ -11,6 +11,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import structlog
 
@@ -22,10 +23,13 @@ from tusd_py.hooks.caller import Hooks
 from tusd_py.lockers.base import LetGo, Locker
 from tusd_py.models import UPLOAD_ID, Concat, Content, Request, Status, Upload, check_size, now, total_length
 from tusd_py.state.base import State
-from tusd_py.stores.base import Readable, Store, Terminable
+from tusd_py.stores.base import Readable, Store, Sweepable, Terminable
 
 HEALTHY_SECONDS = 0.15
 """A HEAD waits so long for a PATCH in progress to stall before it takes the recorded offset."""
+
+SWEEP_LOCK = ".sweep"
+"""The lock of who sweeps; no upload can have this id."""
 
 _log = structlog.get_logger("tusd_py.uploads")
 
@@ -181,6 +185,16 @@ class Uploads:
             except TusError as error:
                 _log.warning("could not expire an upload", upload=found.id, error=error.message)
         return done
+
+    async def sweep(self, grace: timedelta) -> int:
+        """Remove what crashes left in the storage longer ago than `grace`, unless another process is at it."""
+        if not isinstance(self.store, Sweepable):
+            return 0
+        try:
+            async with self._lock(SWEEP_LOCK, _keep, timeout=0):
+                return await self.store.sweep(now() - grace)
+        except Locked:
+            return 0
 
     async def rebuild_all(self) -> int:
         """Make records again from all manifests that have none, and return how many."""

@@ -7,6 +7,7 @@ what is missing is not advertised.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Protocol, Self, runtime_checkable
 
 from tusd_py.body import Body
@@ -103,6 +104,14 @@ class Concatenable(Protocol):
 
         It may be repeated after a crash.
         """
+
+
+@runtime_checkable
+class Sweepable(Protocol):
+    """A store in which a crash can leave things that belong to no upload."""
+
+    async def sweep(self, before: datetime) -> int:
+        """Remove such things that were last changed before a time, and return how many."""
 
 
 @runtime_checkable

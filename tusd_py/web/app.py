@@ -23,6 +23,7 @@ from tusd_py.web.status import StatusApi
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 REAP_SECONDS = 60
+SWEEP_SECONDS = 3600
 _log = structlog.get_logger("tusd_py.web")
 
 
@@ -158,10 +159,11 @@ def _from_http(error: web.HTTPException, request: Request) -> TusError:
 
 @contextlib.asynccontextmanager
 async def housekeeping(parts: Parts) -> AsyncIterator[None]:
-    """Expire uploads now and then; make records from manifests that have none, at first and when records were lost."""
+    """Tidy up now and then: expire uploads, sweep the storage, make records from manifests that have none."""
 
     async def run() -> None:
-        has_all_records = False
+        grace = parts.config.orphan_grace
+        has_all_records, sweep_at = False, time.monotonic()
         while True:
             try:
                 if await parts.uploads.state.has_lost_records() or not has_all_records:
@@ -170,9 +172,13 @@ async def housekeeping(parts: Parts) -> AsyncIterator[None]:
                     has_all_records = True
                 if count := await parts.uploads.expire():
                     _log.info("expired", uploads=count)
+                if time.monotonic() >= sweep_at:
+                    sweep_at = time.monotonic() + min(SWEEP_SECONDS, grace.total_seconds())
+                    if count := await parts.uploads.sweep(grace):
+                        _log.info("removed what crashes left", count=count)
             except TusError as error:
-                _log.warning("could not look for lost records and expired uploads", error=error.message)
-            pause = parts.config.expire_after.total_seconds() / 4 or REAP_SECONDS
+                _log.warning("could not tidy up", error=error.message)
+            pause = min(parts.config.expire_after.total_seconds() / 4 or REAP_SECONDS, grace.total_seconds())
             await asyncio.sleep(min(REAP_SECONDS, max(1.0, pause)))
 
     task = asyncio.create_task(run(), name="housekeeping")
