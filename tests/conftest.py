@@ -162,8 +162,12 @@ def check_output(server: ServerProcess) -> None:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A running S3 server, the same one for all tests; each test uses a prefix of its own."""
-    with SeaweedServer(tmp_path_factory.mktemp("seaweedfs")) as server:
+    """A running S3 server, the same one for all tests; each test uses a prefix of its own.
+
+    TUSD_PY_TEST_S3 is the URL of another one than SeaweedFS that takes the keys `test` and `test`.
+    """
+    endpoint = os.environ.get("TUSD_PY_TEST_S3")
+    with S3Server(endpoint) if endpoint else SeaweedServer(tmp_path_factory.mktemp("seaweedfs")) as server:
         yield server
 
 

@@ -38,6 +38,12 @@ def on_s3(proxy: FaultProxy, prefix: str) -> tuple[str, ...]:
     return ("--store", f"s3://{BUCKET}/{prefix}", "--s3-endpoint", proxy.endpoint, "--s3-timeout", "2s")
 
 
+def peak_memory(server: ServerProcess) -> int:
+    """The most memory that the server's process ever had."""
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
 def id_of(url: str) -> str:
     return url.rpartition("/")[2]
 
@@ -140,7 +146,7 @@ async def test_object_that_vanished(start: Any, on_s3: tuple[str, ...], s3: S3Se
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_killed_at_random(start: Any, on_s3: tuple[str, ...], s3: S3Server, prefix: str, seed: int) -> None:
-    """However often the server is killed, no acknowledged byte is lost and the object is right; nothing is left over."""
+    """However often the server is killed, no acknowledged byte is lost, the object is right, nothing is left over."""
     chance = random.Random(seed)
     server: ServerProcess = start(*on_s3, "--s3-part-size", "5MiB", "--progress-interval", "0.05s")
     client = RawClient(server.url)
@@ -266,8 +272,7 @@ async def test_memory_of_one_large_request(start: Any, s3: S3Server, prefix: str
         for _ in range(size // MIB):
             await connection.send(piece)
         assert (await connection.answer("PATCH", timeout=60)).offset == size
-    peak = next(line for line in Path(f"/proc/{server.pid}/status").read_text().splitlines() if "VmHWM" in line)
-    assert int(peak.split()[1]) * 1024 < 200 * MIB, peak
+    assert peak_memory(server) < 200 * MIB
     s3.call("delete_object", Key=f"{prefix}/{id_of(url)}")
 
 

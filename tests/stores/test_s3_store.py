@@ -576,6 +576,12 @@ async def test_file_object(store: S3Store) -> None:
 
     assert await asyncio.to_thread(read_some) == (data[PART - 5 : PART + 5], data[-3:], b"", len(data))
 
+    async def read_all() -> bytes:
+        return b"".join([chunk async for chunk in content.chunks(1, len(data))])
+
+    # As plugins do, which have an event loop of their own.
+    assert await asyncio.to_thread(lambda: asyncio.run(read_all())) == data[1:]
+
 
 async def test_unfinished_parts_cannot_be_read(store: S3Store) -> None:
     """S3 does not give what is in parts; the tail of an upload without any can be read."""
@@ -619,7 +625,7 @@ async def test_what_is_wrong(
     store = S3Store(bucket, "", options, Settings())
     with pytest.raises(StoreUnavailable, match=words) as refused:
         await store.open()
-    assert "secret" not in refused.value.message.replace("secret key is wrong", "")
+    assert "wrong-and-secret" not in refused.value.message
 
 
 async def test_problem_while_running(make_store: Make, proxy: FaultProxy, s3: S3Server) -> None:

@@ -147,6 +147,9 @@ class S3Store:
             # It is ours if it was written and the answer was lost.
             if isinstance(error, AlreadyExists) and await self._manifest(upload.id) == upload:
                 return upload
+            if not isinstance(error, AlreadyExists):
+                with contextlib.suppress(TusError):
+                    await self.bucket.delete([self._info(upload.id)])
             with contextlib.suppress(TusError):
                 await self._abort(upload)
             raise

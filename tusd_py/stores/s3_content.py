@@ -7,6 +7,7 @@ import base64
 import io
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from typing import BinaryIO
 
 from tusd_py.errors import NotFinished
@@ -18,6 +19,7 @@ ID_KEY = "tusd-py-id"
 METADATA_BYTES = 2048
 """What S3 takes of keys and values together."""
 BUFFER_BYTES = 1024 * 1024
+FOREIGN_BYTES = 4 * 1024 * 1024
 _KEY = re.compile(r"[a-z0-9!#$&'*+.^_`|~-]{1,100}", re.ASCII)
 _PLAIN = re.compile(r"[\x20-\x7e]*", re.ASCII)
 
@@ -54,12 +56,23 @@ class S3Content:
         self._loop = asyncio.get_running_loop()
 
     async def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
-        """Yield the bytes `[start, stop)`.
+        """Yield the bytes `[start, stop)`, on any event loop.
 
         Raises:
             NotFinished: some of them are in parts, which S3 does not give before the upload is complete.
             Gone: the object is not there.
         """
+        if asyncio.get_running_loop() is self._loop:
+            async for chunk in self._own_chunks(start, stop):
+                yield chunk
+            return
+        # Plugins have a loop of their own, and the client's connections belong to the server's.
+        while start < stop:
+            until = min(stop, start + FOREIGN_BYTES)
+            yield await asyncio.wrap_future(self._ask(start, until))
+            start = until
+
+    async def _own_chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
         if self._upload.has_all_bytes:
             async for chunk in self._read(self._key, start, stop):
                 yield chunk
@@ -77,18 +90,22 @@ class S3Content:
 
     def open(self) -> BinaryIO:
         """Return the bytes as a file that seeks, for a thread: it waits for the event loop."""
-        return io.BufferedReader(_RangeFile(self, self._loop), BUFFER_BYTES)
+        return io.BufferedReader(_RangeFile(self), BUFFER_BYTES)
 
-    async def _range(self, start: int, stop: int) -> bytes:
-        return b"".join([chunk async for chunk in self.chunks(start, stop)])
+    def _ask(self, start: int, stop: int) -> Future[bytes]:
+        """Read a range on the client's event loop, from elsewhere."""
+
+        async def read() -> bytes:
+            return b"".join([chunk async for chunk in self._own_chunks(start, stop)])
+
+        return asyncio.run_coroutine_threadsafe(read(), self._loop)
 
 
 class _RangeFile(io.RawIOBase):
     """Reads ranges on the event loop, from another thread."""
 
-    def __init__(self, content: S3Content, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, content: S3Content) -> None:
         self._content = content
-        self._loop = loop
         self._position = 0
 
     def readable(self) -> bool:
@@ -111,8 +128,7 @@ class _RangeFile(io.RawIOBase):
         stop = min(self._content.size, self._position + len(buffer))
         if stop <= self._position:
             return 0
-        work = self._content._range(self._position, stop)
-        data = asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        data = self._content._ask(self._position, stop).result()
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)

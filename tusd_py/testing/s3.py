@@ -20,7 +20,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
-ACCESS_KEY, SECRET_KEY, BUCKET = "test", "test-secret", "uploads"
+ACCESS_KEY, SECRET_KEY, BUCKET = "test", "test", "uploads"
 ENVIRONMENT: Mapping[str, str] = {
     "AWS_ACCESS_KEY_ID": ACCESS_KEY,
     "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
