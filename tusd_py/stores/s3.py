@@ -33,13 +33,14 @@ import structlog
 
 from tusd_py.body import Body
 from tusd_py.config import Config, ConfigError
-from tusd_py.errors import AlreadyExists, Forbidden, Gone, StoreUnavailable, TusError
+from tusd_py.errors import AlreadyExists, Gone, StoreUnavailable, TusError
 from tusd_py.headers import content_disposition, declared_type
 from tusd_py.models import UPLOAD_ID, Part, Segment, Upload, now
 from tusd_py.stores import manifest
 from tusd_py.stores.base import Progress
 from tusd_py.stores.s3_client import Bucket, Options, Outgoing, Refused, encoded_crc
 from tusd_py.stores.s3_content import ID_KEY, S3Content, user_metadata
+from tusd_py.stores.s3_names import Names
 from tusd_py.stores.s3_parts import (
     MIN_PART,
     Listed,
@@ -53,9 +54,6 @@ from tusd_py.stores.s3_parts import (
 )
 from tusd_py.stores.s3_write import Budget, Held, Piece, Stored, Writer, copyable
 
-MAX_KEY_BYTES = 1024
-MAX_NAME_BYTES = 255
-_RESERVED = (".info", ".tail", ".unverified")
 _NAME = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
 # The parts in the storage are not those that we sent.
 _DAMAGED = frozenset({"InvalidPart", "InvalidPartOrder", "BadDigest", "EntityTooSmall"})
@@ -82,6 +80,7 @@ class S3Store:
     def __init__(self, bucket: str, prefix: str, options: Options, settings: Settings) -> None:
         """Use what lies under `prefix` in the bucket."""
         self.prefix = prefix
+        self.names = Names(prefix, settings.key)
         self.settings = settings
         self.bucket = Bucket(bucket, options)
         self.budget = Budget(settings.memory)
@@ -128,11 +127,11 @@ class S3Store:
     async def create(self, upload: Upload) -> Upload:
         """Begin a multipart upload if there may be several parts, and write the manifest."""
         is_chosen = "path" in upload.storage
-        path = upload.storage.get("path", self.settings.key.format(id=upload.id, date=now().strftime("%Y/%m/%d")))
+        path = upload.storage.get("path", self.names.path_of(upload))
         part_size = part_size_for(upload.length, self.settings.max_size, self.settings.part_size)
         storage = {"type": "s3", "bucket": self.bucket.name, "path": path, "part_size": str(part_size)}
         upload = upload.changed(storage=storage)
-        key = self._key(upload)
+        key = self.names.key(upload)
         if is_chosen and await self._exists(key):
             raise AlreadyExists("another upload has this key")
         if upload.length is None or upload.length > part_size:
@@ -149,7 +148,7 @@ class S3Store:
                 return upload
             if not isinstance(error, AlreadyExists):
                 with contextlib.suppress(TusError):
-                    await self.bucket.delete([self._info(upload.id)])
+                    await self.bucket.delete([self.names.manifest(upload.id)])
             with contextlib.suppress(TusError):
                 await self._abort(upload)
             raise
@@ -178,7 +177,7 @@ class S3Store:
         """Make the object, and delete what it was made of."""
         if "etag" in upload.storage:
             return upload
-        crc = whole_crc(upload.parts)
+        crc: int | None = None
         try:
             etag, crc = await self._assemble(upload)
         except Gone:
@@ -199,15 +198,14 @@ class S3Store:
     async def load(self, upload_id: str) -> Upload | None:
         """Read the manifest, and for an unfinished upload what lists tell of parts and segments."""
         try:
-            data = [chunk async for chunk in self._read_all(self._info(upload_id))]
+            upload = manifest.decode(await self.bucket.get(self.names.manifest(upload_id)), now())
         except Gone:
             return None
-        upload = manifest.decode(b"".join(data), now())
         if upload is None or upload.id != upload_id or upload.storage.get("type") != "s3":
             raise StoreUnavailable(f"the manifest of upload {upload_id} is damaged; an operator has to look at it")
         if upload.status.is_finished or upload.status.is_tombstone:
             return upload
-        key, length, multipart = self._key(upload), upload.length, upload.storage.get("multipart")
+        key, length, multipart = self.names.key(upload), upload.length, upload.storage.get("multipart")
         parts: tuple[Part, ...] = ()
         try:
             if multipart is not None:
@@ -222,7 +220,7 @@ class S3Store:
         start = sum(part.size for part in parts)
         found = [
             parse_segment(name.rpartition("/")[2], item["Size"], item["LastModified"])
-            async for name, item in self.bucket.keys(self._segment_prefix(upload_id))
+            async for name, item in self.bucket.keys(self.names.segments(upload_id))
             if item is not None
         ]
         tail = chain([segment for segment in found if segment is not None], start, length)
@@ -242,9 +240,9 @@ class S3Store:
         self.budget.forget(segment.name for segment in upload.tail)
         self._garbage.pop(upload.id, None)
         await self._abort(upload)
-        own = self._info(upload.id)
+        own = self.names.manifest(upload.id)
         keys = [key async for key, _ in self.bucket.keys(f"{self.prefix}{upload.id}.") if key != own]
-        await self.bucket.delete([*keys, self._key(upload)])
+        await self.bucket.delete([*keys, self.names.key(upload)])
         await self.bucket.delete([own])
 
     async def concatenate(self, upload: Upload, members: Sequence[Upload], progress: Progress) -> Upload:
@@ -272,15 +270,18 @@ class S3Store:
                     if isinstance(pieces[0], Held):
                         self.budget.free(size)
 
+        tasks = [asyncio.create_task(make(number, spans)) for number, spans in enumerate(plan, 1)]
+        parts: tuple[Part, ...] = ()
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(make(number, spans)) for number, spans in enumerate(plan, 1)]
-        except* TusError as failures:
-            error = _first(failures)
-            if not isinstance(error, Gone) or await self._whole(upload) is None:
-                raise error from None
-            tasks = []
-        parts = tuple(task.result() for task in tasks)
+            parts = tuple(await asyncio.gather(*tasks))
+        except Gone:
+            # An attempt that was cut off may have succeeded.
+            if await self._whole(upload) is None:
+                raise
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         # Of copies the checksum is not known, but that of the whole follows from those of the members.
         crcs = [Part(member.offset, "", _crc_in(member)) for member in members]
         storage = dict(upload.storage)
@@ -296,24 +297,24 @@ class S3Store:
             target = _Target(self, upload)
             return [self.budget.kept(segment.name) or target.stored(segment) for segment in upload.tail]
 
-        return S3Content(upload, self.bucket.name, self._key(upload), self.bucket.read, tail)
+        return S3Content(upload, self.bucket.name, self.names.key(upload), self.bucket.read, tail)
 
     async def sweep(self, before: datetime) -> int:
         """Remove multipart uploads and segments that belong to no upload and are older than `before`."""
         count = 0
         async for item in self.bucket.multiparts(self.prefix):
             key = item["Key"]
-            if item["Initiated"] < before and (upload_id := self._id_of(key)):
+            if item["Initiated"] < before and (upload_id := self.names.id_of(key)):
                 upload = await self._manifest(upload_id)
                 if upload is None or upload.storage.get("multipart") != item["UploadId"]:
                     with contextlib.suppress(Gone):
                         await self.bucket.call("abort_multipart_upload", Key=key, UploadId=item["UploadId"])
                     count += 1
         async for folder, known in self.bucket.keys(self.prefix, "/"):
-            name, dot, kind = folder[len(self.prefix) :].removesuffix("/").rpartition(".")
-            if known is not None or f"{dot}{kind}" not in _RESERVED or not UPLOAD_ID.fullmatch(name):
+            if known is not None or not (belongs := self.names.owner_of(folder)):
                 continue
-            upload = await self._manifest(name) if kind == "tail" else None
+            upload_id, is_verified = belongs
+            upload = await self._manifest(upload_id) if is_verified else None
             if upload is None or upload.status.is_finished or upload.status.is_tombstone:
                 found = [key async for key, each in self.bucket.keys(folder) if each and each["LastModified"] < before]
                 await self.bucket.delete(found)
@@ -327,35 +328,6 @@ class S3Store:
     async def aclose(self) -> None:
         """Close the client."""
         await self.bucket.aclose()
-
-    # Names
-
-    def _key(self, upload: Upload) -> str:
-        path = upload.storage["path"]
-        parts = path.split("/")
-        # A path comes from a plugin or from a manifest; neither may lead to our own objects.
-        if any(not part or part in (".", "..") or not part.isprintable() for part in parts):
-            raise Forbidden(f"the key of upload {upload.id} is not one that every storage takes")
-        taken = len(parts) == 1 and parts[0] != upload.id and UPLOAD_ID.fullmatch(parts[0])
-        if taken or parts[0].startswith(".") or any(part.endswith(_RESERVED) for part in parts):
-            raise Forbidden(f"the key {path!r} is kept for the server's own objects; use a folder")
-        key = self.prefix + path
-        if len(key.encode()) > MAX_KEY_BYTES or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
-            raise Forbidden(f"the key of upload {upload.id} is too long")
-        return key
-
-    def _info(self, upload_id: str) -> str:
-        return f"{self.prefix}{upload_id}.info"
-
-    def _segment_prefix(self, upload_id: str, *, verified: bool = True) -> str:
-        return f"{self.prefix}{upload_id}.{'tail' if verified else 'unverified'}/"
-
-    def _id_of(self, key: str) -> str | None:
-        """Return the id in a key of the setting's form; other keys are left alone, they may be anybody's."""
-        before, _, after = self.settings.key.partition("{id}")
-        form = re.escape(before).replace(r"\{date\}", r"[\d/]{10}"), re.escape(after).replace(r"\{date\}", r"[\d/]{10}")
-        match = re.fullmatch(f"{form[0]}({UPLOAD_ID.pattern}){form[1]}", key[len(self.prefix) :])
-        return match[1] if match else None
 
     # Objects
 
@@ -374,23 +346,18 @@ class S3Store:
         return {name: value for name, value in headers.items() if value}
 
     async def _put_manifest(self, upload: Upload, **condition: str) -> None:
-        place = {"Type": "s3store", "Bucket": self.bucket.name, "Key": self._key(upload)}
+        place = {"Type": "s3store", "Bucket": self.bucket.name, "Key": self.names.key(upload)}
         # Parts and tail change with every request; who needs them asks the storage for the lists.
         data = manifest.encode(upload.changed(parts=(), tail=()), place)
-        key = self._info(upload.id)
+        key = self.names.manifest(upload.id)
         await self.bucket.call("put_object", Key=key, Body=data, ContentType="application/json", **condition)
 
     async def _manifest(self, upload_id: str) -> Upload | None:
         """Return the record in a manifest, without the offset, or None if there is none that can be read."""
         try:
-            return manifest.decode(b"".join([chunk async for chunk in self._read_all(self._info(upload_id))]), now())
+            return manifest.decode(await self.bucket.get(self.names.manifest(upload_id)), now())
         except Gone:
             return None
-
-    async def _read_all(self, key: str) -> AsyncIterator[bytes]:
-        answer = await self.bucket.call("get_object", Key=key)
-        async with answer["Body"] as body:
-            yield await body.read()
 
     async def _exists(self, key: str) -> bool:
         try:
@@ -402,7 +369,7 @@ class S3Store:
     async def _whole(self, upload: Upload) -> str | None:
         """Return the ETag of the object if it is the complete one of this upload."""
         try:
-            found = await self.bucket.call("head_object", Key=self._key(upload))
+            found = await self.bucket.call("head_object", Key=self.names.key(upload))
         except Gone:
             return None
         is_ours = found["ContentLength"] == upload.length and found.get("Metadata", {}).get(ID_KEY) == upload.id
@@ -425,7 +392,7 @@ class S3Store:
         full = {}
         if self.settings.checksum == "full" and crc is not None:
             full = {"ChecksumCRC32C": encoded_crc(crc), "ChecksumType": "FULL_OBJECT"}
-        place = {"Key": self._key(upload), "UploadId": upload.storage["multipart"]}
+        place = {"Key": self.names.key(upload), "UploadId": upload.storage["multipart"]}
         try:
             answer = await self.bucket.call(
                 "complete_multipart_upload", MultipartUpload={"Parts": numbered}, **place, **full
@@ -438,7 +405,7 @@ class S3Store:
         return str(answer["ETag"]).strip('"'), crc
 
     def _member(self, member: Upload, span: Span) -> Stored:
-        return Stored(self.bucket.read, self._key(member), span.start, span.stop)
+        return Stored(self.bucket.read, self.names.key(member), span.start, span.stop)
 
     # Leftovers
 
@@ -454,14 +421,14 @@ class S3Store:
         if "segments" not in upload.storage and not upload.tail:
             return
         try:
-            await self.bucket.delete([key async for key, _ in self.bucket.keys(self._segment_prefix(upload.id))])
+            await self.bucket.delete([key async for key, _ in self.bucket.keys(self.names.segments(upload.id))])
         except TusError as error:
             _log.warning("segments are left to the reaper", upload=upload.id, error=error.message)
 
     async def _abort(self, upload: Upload) -> None:
         if "multipart" in upload.storage and "etag" not in upload.storage:
             with contextlib.suppress(Gone):
-                place = {"Key": self._key(upload), "UploadId": upload.storage["multipart"]}
+                place = {"Key": self.names.key(upload), "UploadId": upload.storage["multipart"]}
                 await self.bucket.call("abort_multipart_upload", **place)
 
 
@@ -474,15 +441,15 @@ class _Target:
         self.concurrency = store.settings.concurrency
         self._store = store
         self._upload = upload
-        self._key = store._key(upload)
+        self._key = store.names.key(upload)
 
     def stored(self, segment: Segment, *, verified: bool = True) -> Stored:
-        key = self._store._segment_prefix(self._upload.id, verified=verified) + segment.name
+        key = self._store.names.segments(self._upload.id, verified=verified) + segment.name
         read = self._store.bucket.read
         return Stored(read, key, 0, segment.size, crc=segment.crc, name=segment.name)
 
     async def put_segment(self, name: str, pieces: list[Piece], *, verified: bool = True) -> None:
-        key = self._store._segment_prefix(self._upload.id, verified=verified) + name
+        key = self._store.names.segments(self._upload.id, verified=verified) + name
         await self._put("put_object", pieces, Key=key)
 
     async def put_part(self, number: int, pieces: list[Piece]) -> Part:
@@ -502,7 +469,7 @@ class _Target:
         return Part(source.size, str(answer["CopyPartResult"]["ETag"]).strip('"'), source.crc)
 
     async def delete_segments(self, names: Iterable[str], *, verified: bool = True) -> None:
-        prefix = self._store._segment_prefix(self._upload.id, verified=verified)
+        prefix = self._store.names.segments(self._upload.id, verified=verified)
         try:
             await self._store.bucket.delete([prefix + name for name in names])
         except TusError as error:
@@ -529,11 +496,3 @@ def _listed(item: Any) -> Listed:
 def _crc_in(upload: Upload) -> int | None:
     text = upload.storage.get("crc32c")
     return int(text, 16) if text else None
-
-
-def _first(failures: ExceptionGroup[TusError]) -> TusError:
-    leaf: BaseException = failures
-    while isinstance(leaf, BaseExceptionGroup):
-        leaf = leaf.exceptions[0]
-    assert isinstance(leaf, TusError)
-    return leaf

@@ -211,6 +211,20 @@ class Bucket:
             self._probed = (time.monotonic(), None)
         return None
 
+    async def get(self, key: str) -> bytes:
+        """Return a small object's bytes.
+
+        Raises:
+            Gone: there is none.
+        """
+        answer = await self.call("get_object", Key=key)
+        try:
+            async with answer["Body"] as body:
+                data: bytes = await body.read()
+        except (BotoCoreError, OSError, TimeoutError) as error:
+            raise _translated("get_object", error) from error
+        return data
+
     async def read(self, key: str, start: int, stop: int) -> AsyncIterator[bytes]:
         """Yield the bytes `[start, stop)` of an object.
 
