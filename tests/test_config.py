@@ -57,13 +57,17 @@ def example(field):
     special = {
         "behind_proxy": "10.0.0.0/8",
         "public_url": "https://up.example/files/",
+        "s3_key": "in/{id}",
+        "s3_part_size": "6MiB",
+        "s3_memory": "96MiB",
     }
     if field.choices:
         text = next(choice for choice in field.choices if choice != field.default)
     elif field.type is bool:
         return ("false", False) if field.default else ("true", True)
     elif field.metavar == "SIZE":
-        return "3MiB", Size(3 * 2**20)
+        text = special.get(field.name, "3MiB")
+        return text, Size(int(text.removesuffix("MiB")) * 2**20)
     elif field.metavar == "TIME":
         return "90s", timedelta(seconds=90)
     elif field.metavar == "N":
@@ -106,6 +110,10 @@ def test_tables_of_plugins_come_from_the_file(toml):
         ('public_url = "up.example"', "public_url must begin with http"),
         ('behind_proxy = ["everybody"]', "behind_proxy: 'everybody' does not appear to be an IPv4"),
         ("plugins = 5", "plugins: Expected `object`"),
+        ('s3_key = "{date}"', "s3_key must contain {id}"),
+        ('s3_part_size = "4MiB"', "s3_part_size must be between 5MiB and 5GiB"),
+        ('s3_memory = "8MiB"', "s3_memory must hold two parts"),
+        ("s3_concurrency = 0", "s3_concurrency must be at least 1"),
     ],
 )
 def test_what_is_wrong_is_said(toml, text, said):
