@@ -361,6 +361,25 @@ async def test_parts_that_were_sent_again(store: S3Store, s3: S3Server, make_sto
     assert await read(again, await again.finish(found)) == data
 
 
+@pytest.mark.parametrize("is_complete", [False, True])
+async def test_record_of_yesterday(store: S3Store, make_store: Make, is_complete: bool) -> None:
+    """A record that was restored from a copy is older than what is stored; the upload goes on from what there is."""
+    data = some_bytes(9 * MIB)
+    old = await append(store, await store.create(new_upload(length=len(data))), data[:MIB])
+    upload = await append(store, old, data[MIB : 6 * MIB])
+    upload = await append(store, upload, data[6 * MIB : 7 * MIB])  # deletes the old record's segment
+    if is_complete:
+        upload = await append(store, upload, data[7 * MIB :])
+    body = Body.of([data[MIB:]])
+    again = await make_store()
+    found = await again.append(old, body, no_progress)
+    assert isinstance(body.error, StoreUnavailable)
+    assert found.offset >= upload.offset
+    if found.offset < len(data):
+        found = await append(again, found, data[found.offset :])
+    assert await read(again, await again.finish(found)) == data
+
+
 async def test_two_writers(store: S3Store, make_store: Make) -> None:
     """A writer that lost its lock and goes on writing changes nothing of what the next one has stored."""
     data = some_bytes(12 * MIB)

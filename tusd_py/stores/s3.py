@@ -21,7 +21,6 @@ Peak memory of a process is what `s3_memory` says for parts, plus `buffer_memory
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -39,16 +38,13 @@ from tusd_py.models import UPLOAD_ID, Part, Segment, Upload, now
 from tusd_py.stores import manifest
 from tusd_py.stores.base import Progress
 from tusd_py.stores.s3_client import Bucket, Options, Outgoing, Refused, encoded_crc
-from tusd_py.stores.s3_content import ID_KEY, S3Content, user_metadata
+from tusd_py.stores.s3_content import S3Content, user_metadata
+from tusd_py.stores.s3_lists import Lists
 from tusd_py.stores.s3_names import Names
 from tusd_py.stores.s3_parts import (
     MIN_PART,
-    Listed,
     Span,
-    chain,
-    contiguous,
     copy_plan,
-    parse_segment,
     part_size_for,
     whole_crc,
 )
@@ -83,6 +79,7 @@ class S3Store:
         self.names = Names(prefix, settings.key)
         self.settings = settings
         self.bucket = Bucket(bucket, options)
+        self.lists = Lists(self.bucket, self.names)
         self.budget = Budget(settings.memory)
         self._garbage: dict[str, set[str]] = {}
         """Segments by upload that a later request may delete."""
@@ -161,10 +158,12 @@ class S3Store:
         try:
             upload = await writer.run()
         finally:
-            self._garbage.setdefault(upload.id, set()).update(writer.replaced)
+            if replaced := writer.replaced:
+                self._garbage.setdefault(upload.id, set()).update(replaced)
             await asyncio.wait([clean])
         if isinstance(writer.error, Gone):
-            raise writer.error
+            upload = await self._newer(upload, writer.error)
+            body.error = StoreUnavailable("the storage has more of the upload than its record; ask for the offset")
         if upload.tail:
             upload = upload.changed(storage={**upload.storage, "segments": "yes"})
         return upload
@@ -180,11 +179,12 @@ class S3Store:
         crc: int | None = None
         try:
             etag, crc = await self._assemble(upload)
-        except Gone:
+        except Gone as error:
             # An attempt that was cut off may have succeeded; its parts are gone then.
-            if (found := await self._whole(upload)) is None:
-                raise
-            etag = found
+            if (found := await self.lists.whole(upload)) is not None:
+                etag = found
+            else:
+                etag, crc = await self._assemble(await self._newer(upload, error))
         storage = {**upload.storage, "etag": etag}
         if crc is not None:
             storage["crc32c"] = f"{crc:08x}"
@@ -205,28 +205,7 @@ class S3Store:
             raise StoreUnavailable(f"the manifest of upload {upload_id} is damaged; an operator has to look at it")
         if upload.status.is_finished or upload.status.is_tombstone:
             return upload
-        key, length, multipart = self.names.key(upload), upload.length, upload.storage.get("multipart")
-        parts: tuple[Part, ...] = ()
-        try:
-            if multipart is not None:
-                listed = [_listed(item) for item in await self.bucket.parts(key, multipart)]
-                parts = contiguous(listed, int(upload.storage["part_size"]), length)
-            elif (etag := await self._whole(upload)) is not None and length is not None:
-                parts = (Part(length, etag),)
-        except Gone:
-            if await self._whole(upload) is None:
-                raise
-            return upload.changed(offset=length, parts=(), tail=())
-        start = sum(part.size for part in parts)
-        found = [
-            parse_segment(name.rpartition("/")[2], item["Size"], item["LastModified"])
-            async for name, item in self.bucket.keys(self.names.segments(upload_id))
-            if item is not None
-        ]
-        tail = chain([segment for segment in found if segment is not None], start, length)
-        if any(found):
-            upload = upload.changed(storage={**upload.storage, "segments": "yes"})
-        return upload.changed(parts=parts, tail=tail, offset=start + sum(segment.size for segment in tail))
+        return await self.lists.found(upload)
 
     async def ids(self) -> AsyncIterator[str]:
         """Yield the ids of all manifests under the prefix."""
@@ -276,7 +255,7 @@ class S3Store:
             parts = tuple(await asyncio.gather(*tasks))
         except Gone:
             # An attempt that was cut off may have succeeded.
-            if await self._whole(upload) is None:
+            if await self.lists.whole(upload) is None:
                 raise
         finally:
             for task in tasks:
@@ -366,15 +345,6 @@ class S3Store:
             return False
         return True
 
-    async def _whole(self, upload: Upload) -> str | None:
-        """Return the ETag of the object if it is the complete one of this upload."""
-        try:
-            found = await self.bucket.call("head_object", Key=self.names.key(upload))
-        except Gone:
-            return None
-        is_ours = found["ContentLength"] == upload.length and found.get("Metadata", {}).get(ID_KEY) == upload.id
-        return str(found["ETag"]).strip('"') if is_ours else None
-
     async def _assemble(self, upload: Upload) -> tuple[str, int | None]:
         """Make the object of parts and tail, and return its ETag and checksum."""
         target, parts = _Target(self, upload), upload.parts
@@ -424,6 +394,16 @@ class S3Store:
             await self.bucket.delete([key async for key, _ in self.bucket.keys(self.names.segments(upload.id))])
         except TusError as error:
             _log.warning("segments are left to the reaper", upload=upload.id, error=error.message)
+
+    async def _newer(self, upload: Upload, error: Gone) -> Upload:
+        """Return what lists tell if that is more than the record says, or raise the error.
+
+        A record that was restored from a copy names segments that were deleted when a part had replaced them.
+        """
+        found = await self.lists.found(upload)
+        if found.offset < upload.offset or found.tail == upload.tail:
+            raise error
+        return found
 
     async def _abort(self, upload: Upload) -> None:
         if "multipart" in upload.storage and "etag" not in upload.storage:
@@ -485,12 +465,6 @@ class _Target:
         except TusError as error:
             raise body.error or error from None
         return Part(body.size, str(answer["ETag"]).strip('"'), crc)
-
-
-def _listed(item: Any) -> Listed:
-    crc = item.get("ChecksumCRC32C")
-    known = int.from_bytes(base64.b64decode(crc)) if crc else None
-    return Listed(item["PartNumber"], item["Size"], str(item["ETag"]).strip('"'), item["LastModified"], known)
 
 
 def _crc_in(upload: Upload) -> int | None:

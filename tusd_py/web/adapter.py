@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
 import msgspec
@@ -104,12 +104,18 @@ class Adapter:
         start, stop = response.span
         answer = web.StreamResponse(status=response.status, headers=headers)
         answer.content_length = stop - start
+        if request.method == "HEAD":
+            await answer.prepare(request)
+            return answer
         chunks = response.content.chunks(start, stop)
-        # Before the head, so that a storage that cannot give the bytes can still be told of.
-        first = await anext(chunks, b"") if request.method != "HEAD" else b""
-        await answer.prepare(request)
-        if request.method != "HEAD":
+        try:
+            # Before the head, so that a storage that cannot give the bytes can still be told of.
+            first = await anext(chunks, b"")
+            await answer.prepare(request)
             await self._stream(request, answer, first, chunks)
+        finally:
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()
         return answer
 
     async def _stream(
