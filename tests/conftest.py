@@ -4,6 +4,7 @@ Servers are shared: one for each set of options in each test process, since a st
 HYPOTHESIS_PROFILE=soak runs property tests with random examples, and many more of them.
 """
 
+import fcntl
 import json
 import os
 import secrets
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -51,8 +53,12 @@ TOOLS = {
     "needs_openssl": ["openssl"],
     "needs_strace": ["strace"],
     "needs_redis": [os.environ.get("TUSD_PY_REDIS_SERVER", "redis-server")],
+    "needs_nginx": ["nginx"],
     "needs_mount": ["mount", "umount"],
 }
+
+# The programs that drive clients of others.
+CLIENTS = Path(__file__).parent / "clients"
 
 # How many tests were left out for which missing means.
 NOT_RUN = pytest.StashKey[dict[str, int]]()
@@ -169,6 +175,31 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     endpoint = os.environ.get("TUSD_PY_TEST_S3")
     with S3Server(endpoint) if endpoint else SeaweedServer(tmp_path_factory.mktemp("seaweedfs")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def node_packages() -> None:
+    """The packages of package-lock.json are in node_modules."""
+    with (CLIENTS / "package-lock.json").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several pytest processes may want to install at once
+        installed = CLIENTS / "node_modules" / ".package-lock.json"
+        if not installed.exists() or installed.stat().st_mtime < os.fstat(lock.fileno()).st_mtime:
+            npm = ["npm", "ci", "--ignore-scripts"]
+            result = subprocess.run(npm, cwd=CLIENTS, capture_output=True, text=True, check=False)
+            assert result.returncode == 0, f"{' '.join(npm)} failed:\n{result.stdout}{result.stderr}"
+
+
+@pytest.fixture
+def run_client() -> Callable[..., list[dict[str, Any]]]:
+    """A function that runs a client script of tests/clients to its end and returns the events it printed."""
+
+    def run(interpreter: str, script: str, **options: Any) -> list[dict[str, Any]]:
+        command = [interpreter, str(CLIENTS / script), json.dumps(options)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, f"{script} failed:\n{result.stdout}{result.stderr}"
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    return run
 
 
 @pytest.fixture(scope="session")

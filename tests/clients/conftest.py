@@ -3,36 +3,20 @@
 Set TUSD_PY_TEST_SIZE_MIB for quicker or harder runs: the size of the file that every client sends.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tusd_py.testing.server import ServerProcess
 
-HERE = Path(__file__).parent
 SIZE_MIB = int(os.environ.get("TUSD_PY_TEST_SIZE_MIB", "1024"))
-
-
-@pytest.fixture(scope="session")
-def node_packages() -> None:
-    """The packages of package-lock.json are in node_modules."""
-    with (HERE / "package-lock.json").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several pytest processes may want to install at once
-        installed = HERE / "node_modules" / ".package-lock.json"
-        if not installed.exists() or installed.stat().st_mtime < os.fstat(lock.fileno()).st_mtime:
-            npm = ["npm", "ci", "--ignore-scripts"]
-            result = subprocess.run(npm, cwd=HERE, capture_output=True, text=True, check=False)
-            assert result.returncode == 0, f"{' '.join(npm)} failed:\n{result.stdout}{result.stderr}"
 
 
 @pytest.fixture(scope="session")
@@ -106,16 +90,3 @@ def sha256(path: Path) -> str:
     """The digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@pytest.fixture
-def run_client() -> Callable[..., list[dict[str, Any]]]:
-    """A function that runs a client script of this folder to its end and returns the events it printed."""
-
-    def run(interpreter: str, script: str, **options: Any) -> list[dict[str, Any]]:
-        command = [interpreter, str(HERE / script), json.dumps(options)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, f"{script} failed:\n{result.stdout}{result.stderr}"
-        return [json.loads(line) for line in result.stdout.splitlines()]
-
-    return run
