@@ -20,7 +20,7 @@ COMPOSE_FILE = Path(__file__).parents[1] / "deploy" / "docker-compose.yml"
 
 
 def interrupt(*_: object) -> NoReturn:
-    """End as with Ctrl-C."""
+    """End as Python does with Ctrl-C."""
     raise KeyboardInterrupt
 
 
@@ -29,7 +29,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--port", type=int, default=0, help="where nginx listens; a free port by default")
     port = parser.parse_args().port
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     try:
         with Replicas(COMPOSE_FILE, port) as replicas:
             for service in replicas.services.values():

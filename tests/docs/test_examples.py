@@ -2,6 +2,9 @@
 
 import asyncio
 import inspect
+import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -87,3 +90,29 @@ async def test_04_follow_an_upload(server, tmp_path):
     *_, last = (await process.stdout.read()).splitlines()  # it may be seen on its way there
     assert last == b"accepted: 6 of 6 bytes"
     assert await process.wait() == 0
+
+
+@pytest.mark.needs_nginx
+async def test_05_replicas(tmp_path):
+    """Everything starts, takes an upload, and with Ctrl-C ends in good order and leaves nothing behind."""
+    command = [sys.executable, str(EXAMPLES / "05_replicas.py")]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    log = tmp_path / "log"
+    with log.open("w") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=subprocess.PIPE, stderr=errors, env=environment, start_new_session=True
+        )
+    assert process.stdout is not None
+    said = (await process.stdout.readline()).decode()
+    assert said.startswith("You can now upload files to: http://127.0.0.1:"), log.read_text()
+    tus = RawClient(said.split()[-1])
+    url = await tus.create(5, body=b"hello")
+    assert (await tus.get(url)).body == b"hello"
+    pids = [int(pid) for pid in re.findall(r"process (\d+)", log.read_text())]
+    assert len(pids) == 5
+    process.send_signal(signal.SIGINT)
+    assert await process.wait() == 0, log.read_text()
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert list(tmp_path.glob("tusd-py-replicas-*")) == []

@@ -15,8 +15,12 @@ from tusd_py.testing.replicas import Replicas, Service
 
 COMPOSE_FILE = Path(__file__).resolve().parents[2] / "deploy" / "docker-compose.yml"
 TOKEN = "token-of-the-operator"
-# A PATCH that does not end may hold up a replica for half of it.
-VARIABLES = {"SHUTDOWN_TIMEOUT": "4s", "TUSD_PY_API_TOKEN": TOKEN}
+VARIABLES = {
+    "SHUTDOWN_TIMEOUT": "4s",  # a PATCH that does not end may hold up a replica for half of it
+    "TUSD_PY_API_TOKEN": TOKEN,
+    "TUSD_PY_MAX_SIZE": "1GiB",
+    "TUSD_PY_CONCATENATION_UNFINISHED": "true",
+}
 
 
 @pytest.fixture(scope="session")
