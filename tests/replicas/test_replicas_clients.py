@@ -1,5 +1,6 @@
 """Clients of others upload to two replicas behind nginx, and do not notice what happens to the replicas."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from tusd_py.testing.contracts import wait_until
 from tusd_py.testing.replicas import Replicas, Service
 
 pytestmark = [pytest.mark.needs_nginx, pytest.mark.timeout(180)]
@@ -128,7 +130,7 @@ class Client:
 
 @pytest.fixture(params=[pytest.param("tus-js-client", marks=pytest.mark.needs_node), "tuspy"])
 def client(request: pytest.FixtureRequest, services: Replicas, source: Path, tmp_path: Path) -> Iterator[Any]:
-    """A function that starts a client, which sends the file in about four seconds, and tries again after failures."""
+    """A function that starts a client, which sends the file in about six seconds, and tries again after failures."""
     started = []
     if request.param == "tus-js-client":
         request.getfixturevalue("node_packages")
@@ -136,12 +138,12 @@ def client(request: pytest.FixtureRequest, services: Replicas, source: Path, tmp
     def start(chunk: int) -> Client:
         common = {"file": str(source), "endpoint": services.url}
         if request.param == "tuspy":
-            own = {"chunk_size": chunk, "bytes_per_second": SIZE // 4, "retries": 50, "retry_delay": 0.2}
+            own = {"chunk_size": chunk, "bytes_per_second": SIZE // 6, "retries": 50, "retry_delay": 0.2}
             command = [sys.executable, str(CLIENTS / "upload_tuspy.py")]
         else:
-            own = {"chunkSize": chunk, "bytesPerSecond": SIZE // 4, "retryDelays": [200] * 50}
+            own = {"chunkSize": chunk, "bytesPerSecond": SIZE // 6, "retryDelays": [200] * 50}
             command = ["node", str(CLIENTS / "upload.mjs")]
-        started.append(Client(tmp_path / "events", *command, **common, **own))
+        started.append(Client(tmp_path / f"events-{len(started)}", *command, **common, **own))
         return started[-1]
 
     yield start
@@ -158,6 +160,13 @@ def receiving(replica: Service) -> bool:
     return "\nactive_uploads 1.0\n" in text
 
 
+def assert_resumed(client: Client) -> None:
+    """Check that a client went on with the same upload, and never from before an offset that it had been told."""
+    assert len({event["url"] for event in client.events if event.get("method") != "POST" and "url" in event}) == 1
+    offsets = [event["offset"] for event in client.events if event.get("offset")]
+    assert offsets == sorted(offsets)
+
+
 def test_killed_replica(services: Replicas, client: Any, source: Path) -> None:
     """When a replica is killed in the middle of a PATCH, the client goes on at the other, from a right offset."""
     running = client(chunk=SIZE // 2)
@@ -168,23 +177,27 @@ def test_killed_replica(services: Replicas, client: Any, source: Path) -> None:
     url = running.finish()
     assert not victim.is_running
     assert_arrived(url, source)
-    offsets = [event["offset"] for event in running.events if event.get("offset")]
-    assert offsets == sorted(offsets), "an offset that was told went back"
-    assert len({event["url"] for event in running.events if "url" in event}) <= 2, "no second upload was made"
+    assert_resumed(running)
 
 
 @pytest.mark.parametrize("chunk", [CHUNK, SIZE], ids=["chunks", "one PATCH"])
 def test_rolling_restart(services: Replicas, client: Any, source: Path, chunk: int) -> None:
-    """While an upload runs, both replicas are stopped and started again, one after the other; it arrives whole."""
-    running = client(chunk)
-    for replica in services.replicas:
-        running.wait_until(lambda: any(map(receiving, services.replicas)))
+    """While uploads run, both replicas are stopped and started again, one after the other; all arrive whole."""
+    uploads = [client(chunk)]
+
+    def is_uploading() -> bool:
+        if uploads[-1].process.poll() is not None:
+            uploads.append(client(chunk))
+        return any(map(receiving, services.replicas))
+
+    asyncio.run(wait_until(is_uploading))
+    for replica in sorted(services.replicas, key=receiving, reverse=True):
+        asyncio.run(wait_until(is_uploading))
         replica.terminate()
         assert replica.stop() == 0
         replica.start()
         replica.wait()
-    url = running.finish()
-    assert_arrived(url, source)
-    offsets = [event["offset"] for event in running.events if event.get("offset")]
-    assert offsets == sorted(offsets), "an offset that was told went back"
-    assert len({event["url"] for event in running.events if "url" in event}) <= 2, "no second upload was made"
+    for upload in uploads:
+        url = upload.finish()
+        assert_arrived(url, source)
+        assert_resumed(upload)

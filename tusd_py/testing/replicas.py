@@ -254,9 +254,12 @@ class Replicas:
 
 
 def free_port() -> int:
-    """Return a free port whose number plus 10,000 is free too, for SeaweedFS takes that as well."""
+    """Return a free port whose number plus 10,000 is free too, for SeaweedFS takes that as well.
+
+    Both are below those that the system gives to outgoing connections, so that none of these takes it meanwhile.
+    """
     while True:
-        port = random.randrange(20_000, 50_000)  # noqa: S311 - no secret
+        port = random.randrange(10_000, 22_000)  # noqa: S311 - no secret
         with contextlib.suppress(OSError), socket.socket() as first, socket.socket() as second:
             first.bind(("127.0.0.1", port))
             second.bind(("127.0.0.1", port + 10_000))
