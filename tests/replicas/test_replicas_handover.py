@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import subprocess
 import sys
@@ -60,8 +61,13 @@ async def test_stalled_patch(tus: Any, direct: Any, served: Any, record_property
 
             await wait_until(is_receiving)
             seconds, answer = await ask(other, connection, method, second)
+            if method == "HEAD" and answer.offset == 0:
+                # The last bytes had been read a moment before, so the PATCH counted as healthy, and was left alone.
+                assert (await other.patch(second, 0, DATA)).status == 409
+                seconds = math.inf
+            else:
+                assert (answer.status, answer.offset) == ((200, HALF) if method == "HEAD" else (204, len(DATA)))
             assert (await stalled.answer("PATCH")).code == "ERR_UPLOAD_INTERRUPTED"
-        assert (answer.status, answer.offset) == ((200, HALF) if method == "HEAD" else (204, len(DATA)))
         if method == "HEAD":
             assert (await other.patch(second, HALF, DATA[HALF:])).status == 204
         assert (await tus.get(url)).body == DATA
