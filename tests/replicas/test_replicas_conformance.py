@@ -10,7 +10,7 @@ import pytest
 
 from tusd_py.testing.replicas import Replicas
 
-pytestmark = pytest.mark.needs_nginx
+pytestmark = [pytest.mark.needs_nginx, pytest.mark.timeout(300)]
 
 # nginx itself says 100 Continue before it asks a server.
 NGINX = {"recommended.refused-before-body"}

@@ -5,8 +5,8 @@
 
 The file stays the only place that says what is started, with which settings, and in which order. What containers have
 and processes have not is put in its place: addresses of services become free ports of the loopback interface, volumes
-become folders below a temporary one, and secrets are made up. Images are not used: `COMMANDS` says what takes the place
-of their entry points. Of the Compose specification this understands what deploy/docker-compose.yml says.
+become folders below a temporary one, and secrets are made up. Images are not used: `COMMANDS` stands in for their entry
+points. Of the Compose specification this understands what deploy/docker-compose.yml says.
 """
 
 import contextlib
@@ -25,7 +25,6 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from ruamel.yaml import YAML
@@ -35,13 +34,10 @@ from tusd_py.testing.redis import valkey_binary
 COMMANDS: Mapping[str, list[str]] = {
     "tusd-py": [sys.executable, "-P", "-m", "tusd_py"],
     "chrislusf/seaweedfs": [str(Path(sysconfig.get_path("scripts"), "weed"))],
-    "valkey/valkey": [],
-    "nginx": [],
 }
 """What the entry point of an image puts before a service's command."""
 START_SECONDS = 60
 _VARIABLE = re.compile(r"\$(?:\$|\{(\w+)(?::([-?])([^}]*))?\})")
-_TEMPLATES = "/etc/nginx/templates/"
 
 
 class ReplicasError(Exception):
@@ -98,7 +94,7 @@ class Service:
             return known.sub(lambda found: places[found[0]], text)
 
         self._environment = {name: here(value) for name, value in self.spec.get("environment", {}).items()}
-        program, *arguments = COMMANDS[self.spec["image"].partition(":")[0]] + self.spec["command"]
+        program, *arguments = COMMANDS.get(self.spec["image"].partition(":")[0], []) + self.spec["command"]
         program = valkey_binary() if program == "valkey-server" else program
         # Not only root's PATH should do.
         found = shutil.which(program, path=os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"]))
@@ -106,28 +102,21 @@ class Service:
             raise ReplicasError(f"{self.name}: {program} is not installed")
         self._command = [found, *map(here, arguments)]
         self._health = next(iter(re.findall(r"http://[^\s\"']+", here(str(self.spec["healthcheck"]["test"])))), "")
-        for volume in self.spec.get("volumes", []):
-            source, target, *_ = volume.split(":")
-            if target.startswith(_TEMPLATES):
-                self._render(directory / source, target.removeprefix(_TEMPLATES).removesuffix(".template"))
-
-    def _render(self, template: Path, name: str) -> None:
-        """Do as the entry point of nginx's image: put the environment into a template."""
-        text = re.sub(r"\$\{([A-Z_]+)\}", lambda found: self._environment[found[1]], template.read_text())
-        Path(self._environment["NGINX_ENVSUBST_OUTPUT_DIR"], name).write_text(text)
+        for source, target, *_ in (volume.split(":") for volume in self.spec.get("volumes", [])):
+            if target.startswith("/etc/nginx/templates/"):
+                # As the entry point of nginx's image does.
+                text = (directory / source).read_text()
+                text = re.sub(r"\$\{([A-Z_]+)\}", lambda found: self._environment[found[1]], text)
+                Path(self._environment["NGINX_ENVSUBST_OUTPUT_DIR"], Path(target).stem).write_text(text)
 
     def start(self) -> None:
         """Start it, and do not wait."""
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         with self._log.open("ab") as log:
+            output: Any = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
             # A session of its own: Ctrl-C is for the one who started it all.
             self._process = subprocess.Popen(  # noqa: S603 - what the file says
-                self._command,
-                env=inherited | self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+                self._command, env=inherited | self._environment, start_new_session=True, **output
             )
 
     def wait(self) -> None:
@@ -136,13 +125,11 @@ class Service:
         Raises:
             ReplicasError: it ended, or took too long.
         """
-        assert self._process is not None
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if not self.is_running or time.monotonic() > deadline:
                 raise ReplicasError(f"{self.name} did not start:\n{self.output()}")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(0.02)
+            time.sleep(0.02)
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError):
@@ -150,8 +137,8 @@ class Service:
                 with urllib.request.urlopen(self._health, timeout=5) as answer:  # noqa: S310 - of the file
                     return bool(answer.status == 200)
             host, _, port = self.address.partition(":")
-            with socket.create_connection((host, int(port)), timeout=5):
-                return True
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return True
         return False
 
     def terminate(self) -> None:
@@ -219,9 +206,7 @@ class Replicas:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with self._stack:
             for service in reversed(self.services.values()):
                 service.stop()
