@@ -20,11 +20,11 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from tusd_py import Changes, Identity, Request, Response, Upload
 from tusd_py.cli import cli
-from tusd_py.config import fields, show
 from tusd_py.default_plugins.metrics import Metrics
 from tusd_py.hooks import specs
 from tusd_py.hooks.plugins import hook_names
 from tusd_py.models import Action, Content, Measure, Verdict
+from tusd_py.settings import fields, show
 from tusd_py.web.status import openapi
 
 ROOT = Path(__file__).resolve().parents[1]

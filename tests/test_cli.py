@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 from tusd_py import __version__
 from tusd_py.cli import cli
-from tusd_py.config import fields
 from tusd_py.headers import format_upload_metadata
+from tusd_py.settings import fields
 from tusd_py.testing.raw import RawClient
 from tusd_py.testing.server import ServerProcess
 

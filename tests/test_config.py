@@ -4,7 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from tusd_py.config import Config, ConfigError, Size, fields, load, path_of, redacted, show
+from tusd_py.config import Config, ConfigError, Size, path_of, redacted
+from tusd_py.settings import fields, load, show
 
 
 @pytest.fixture
@@ -81,6 +82,12 @@ def test_lists_have_commas_in_the_environment():
     """A variable holds several values between commas."""
     config = load({}, {"TUSD_PY_CORS_ORIGIN": "https://a, https://b,"}).config
     assert config.cors_origin == ["https://a", "https://b"]
+
+
+@pytest.mark.parametrize(("text", "value"), [("yes", True), ("On", True), ("1", True), ("no", False), ("off", False)])
+def test_switches_in_the_environment(text, value):
+    """A variable that turns something on or off takes the words that people use, and those that are shown."""
+    assert load({}, {"TUSD_PY_CORS": text}).config.cors is value
 
 
 def test_tables_of_plugins_come_from_the_file(toml):

@@ -14,7 +14,7 @@ import msgspec
 from tusd_py import __version__, logs
 from tusd_py.cli_upload import upload
 from tusd_py.composer import Parts, compose, load_plugins, plugin_routes
-from tusd_py.config import Config, ConfigError, Field, Sources, fields, load, redacted, show
+from tusd_py.config import Config, ConfigError, redacted
 from tusd_py.errors import TusError
 from tusd_py.hooks import specs
 from tusd_py.hooks.plugins import (
@@ -26,6 +26,7 @@ from tusd_py.hooks.plugins import (
     signature,
 )
 from tusd_py.models import Status, Upload
+from tusd_py.settings import Field, Sources, fields, load, show
 from tusd_py.state.base import Filter
 from tusd_py.units import format_size
 

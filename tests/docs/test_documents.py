@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tusd_py.config import load
 from tusd_py.errors import TusError
 from tusd_py.hooks.plugins import hook_names
+from tusd_py.settings import load
 from tusd_py.testing.raw import RawClient
 from tusd_py.testing.server import ServerProcess
 
