@@ -33,7 +33,7 @@ GOOD = b'{"a": 1}\n'
     [
         (
             GOOD * 3 + b'{"a": }\n' + GOOD,
-            "structure: no JSON: unexpected character, expected a JSON value (line 4, byte 33)",
+            "expected a JSON value (line 4, byte 33)",
         ),
         (GOOD + b"\n \n" + b"[1, 2\n", "(line 4, byte 17)"),
         (GOOD + "{'ä': 1}\n".encode(), "(line 2, byte 10)"),

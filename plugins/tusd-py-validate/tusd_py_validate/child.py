@@ -27,8 +27,10 @@ import orjson
 from tusd_py_validate import lines, schemas, tables
 from tusd_py_validate.problems import Problem, TimeUp, Watch, printable
 
-LIBRARIES = 1536 * 2**20
-"""What libraries map into memory, besides what a task needs; most of it is never touched."""
+LIBRARIES = 256 * 2**20
+"""What Python and libraries map into memory, besides what a task needs."""
+DUCKDB = 1280 * 2**20
+"""What DuckDB maps beyond that; most of it is never touched."""
 _PR_SET_PDEATHSIG = 1
 Tell = Callable[[int], None]
 
@@ -77,8 +79,10 @@ def _document(task: Document, tell: Tell) -> list[Problem]:
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        line = data.count(b"\n", 0, error.pos) + 1
-        return [Problem(check="structure", reason=f"no JSON: {error.msg}", line=line, offset=error.pos)]
+        if "memory" in error.msg:
+            return [Problem(check="limit", reason="it needs more memory than it may use")]
+        at = lines.byte_of(error)
+        return [Problem(check="structure", reason=f"no JSON: {error.msg}", line=error.lineno, offset=at)]
     tell(len(data))
     schema = _schema(task)
     return schema.problems(value) if schema else []
@@ -120,7 +124,8 @@ def run(task: Range | Document | tables.Table, *, memory: int, watch: Watch, tel
         Crashed: the process ended without one; the message says how.
         TimeUp: it took too long.
     """
-    command = [sys.executable, "-P", "-m", __name__, type(task).__name__, str(memory + LIBRARIES)]
+    memory += LIBRARIES + (DUCKDB if isinstance(task, tables.Table) else 0)
+    command = [sys.executable, "-P", "-m", __name__, type(task).__name__, str(memory)]
     with tempfile.TemporaryFile() as said, _started(command, said) as process:
         late = threading.Event()
 

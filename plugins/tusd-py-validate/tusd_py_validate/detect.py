@@ -239,10 +239,8 @@ def _text(head: bytes, is_whole: bool) -> str | None:
     if _CONTROL.search(text):
         return None
     # Text in another encoding is text too; where it is not UTF-8 is said when all of it is read.
-    if (
-        not is_utf8(text, is_whole=is_whole and len(text) == len(head))
-        and _NOT_ASCII.subn(b"", text)[1] > len(text) / 3
-    ):
+    is_right = is_utf8(text, is_whole=is_whole and len(text) == len(head))
+    if not is_right and _NOT_ASCII.subn(b"", text)[1] > len(text) / 3:
         return None
     if _HTML.match(text):
         return "html"

@@ -118,7 +118,7 @@ def check_blocks(
 def _all_fit(fits: Callable[[Any], bool], lines: list[bytes]) -> bool:
     try:
         return all(map(fits, map(orjson.loads, lines)))
-    except ValueError:
+    except (ValueError, TypeError):  # TypeError: the value is too deep
         return False
 
 
@@ -176,7 +176,7 @@ def _explain(line: bytes, number: int, offset: int, schema: Schema | None) -> li
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        reason, at = f"no JSON: {error.msg}", len(error.doc[: error.pos].encode("utf-8", "surrogatepass"))
+        reason, at = f"no JSON: {error.msg}", byte_of(error)
         if line.startswith(_BOM):
             reason, at = "no JSON: it begins with a byte order mark", 0
         elif b"\0" in line:
@@ -184,6 +184,11 @@ def _explain(line: bytes, number: int, offset: int, schema: Schema | None) -> li
         return [Problem(check="structure", reason=reason, line=number, offset=offset + at)]
     assert schema is not None
     return schema.problems(value, line=number, offset=offset)
+
+
+def byte_of(error: orjson.JSONDecodeError) -> int:
+    """Return at which byte of its line or document an error is."""
+    return len(error.doc[: error.pos].encode("utf-8", "surrogatepass"))
 
 
 def merge(parts: Iterable[Part], max_problems: int) -> list[Problem]:

@@ -26,7 +26,8 @@ LARGEST = 16 * 2**20
 PER_ROW = 20
 """So many problems of one row are told."""
 METADATA_KEY = "schema"
-_ROOT = "schema:///"
+_ROOT = "https://schemas.invalid/"
+"""Where the folder is for references; the name can never be somebody's (RFC 2606)."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*", re.ASCII)
 _META = ("http://json-schema.org/draft-", "https://json-schema.org/draft/")
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
@@ -51,7 +52,7 @@ class Schema:
         """Return why a value does not fit."""
         try:
             errors = list(islice(self.validator.iter_errors(value), PER_ROW))
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             return [Problem(check="schema", reason=printable(str(error)), line=line, offset=offset, row=row)]
         return [
             Problem(
@@ -96,7 +97,7 @@ def load(folder: Path, name: str, *, show_values: bool = False) -> Schema:
                 pattern_options=options,
             )
             break
-        except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
+        except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError, TypeError) as error:
             problem = error
     if validator is None:
         where = _pointer(getattr(problem, "instance_path", []))
@@ -125,10 +126,9 @@ def _read(folder: Path, name: str) -> Any:
 
 def _local(uri: str) -> str:
     """Return the file that a reference leads to."""
-    parts = urlsplit(uri)
-    if parts.scheme != "schema" or parts.netloc:
+    if not uri.startswith(_ROOT):
         raise SchemaError(f"it refers to {printable(uri, 200)!r}; only schemas in the same folder can be referred to")
-    return unquote(parts.path).lstrip("/")
+    return unquote(urlsplit(uri).path).lstrip("/")
 
 
 def _check_references(folder: Path, name: str, document: Any, seen: set[str]) -> None:
