@@ -4,6 +4,7 @@ import bz2
 import contextlib
 import gzip
 import io
+import itertools
 import json
 import lzma
 import pickle
@@ -248,6 +249,7 @@ BOMB = bytes(20 * 2**20)
         ("a.gz", gzip.compress(b"")),
         ("a.zip", zipped({})),
     ],
+    ids=itertools.count(),  # the bytes hold the time
 )
 def test_archives_that_are_right(name, data):
     """What archivers write passes."""
@@ -306,6 +308,7 @@ def nested(depth):
         ),
         ("a.joblib.gz", gzip.compress(pickle.dumps({"a": 1})), "Python pickle is not taken (at content)"),
     ],
+    ids=itertools.count(),  # the bytes hold the time
 )
 def test_archives_that_hurt(name, data, said):
     """Bombs, names that lead out, members that are not taken, and what is cut: all are named, none is extracted."""

@@ -13,7 +13,6 @@ import click
 
 from tusd_py import Reject, Upload, Verdict, hookimpl
 from tusd_py.models import Content
-from tusd_py_validate.command import add_commands
 from tusd_py_validate.settings import read
 
 if TYPE_CHECKING:
@@ -42,7 +41,9 @@ def register_settings(settings: Mapping[str, Any]) -> bool:
 @hookimpl
 def register_commands(cli: click.Group) -> None:
     """Add `tusd-py validate`."""
-    add_commands(cli)
+    from tusd_py_validate.command import validate
+
+    cli.add_command(validate)
 
 
 @hookimpl

@@ -26,7 +26,7 @@ from tusd_py_validate.source import Source, blocks, of_content
 from tusd_py_validate.thrift import Broken
 from tusd_py_validate.unpack import Unfit, Unpacked, can_unpack
 
-MANY = 128 * 2**20
+MANY = 256 * 2**20
 """A JSONL file of this size is read by several processes."""
 WITH_SCHEMA = frozenset({"jsonl", "json", "csv", "tsv", "parquet"})
 """What can be compared with a schema."""

@@ -16,11 +16,6 @@ import click
 from tusd_py.config import ConfigError
 
 
-def add_commands(cli: click.Group) -> None:
-    """Add the group to the command line."""
-    cli.add_command(validate)
-
-
 @click.group()
 def validate() -> None:
     """Check files as the plugin `validate` checks uploads."""
