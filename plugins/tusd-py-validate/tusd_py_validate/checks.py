@@ -66,7 +66,7 @@ class Checks:
         """Return what is wrong with what is said of an upload, before there are any bytes."""
         problems = self.policy.claims(metadata, size)
         try:
-            self._schema(metadata)
+            self.schema_for(metadata)
         except SchemaError as error:
             problems.append(Problem(check="schema", reason=str(error)))
         return problems
@@ -119,7 +119,8 @@ class Checks:
         """Return what is wrong with all of an upload."""
         return self.whole(of_content(content), metadata).problems
 
-    def _schema(self, metadata: Mapping[str, str]) -> Schema | None:
+    def schema_for(self, metadata: Mapping[str, str]) -> Schema | None:
+        """Return the schema that an upload has to fit; raises `SchemaError` if it cannot be used."""
         name = self.schemas.name_for(metadata)
         return self.schemas.get(name) if name else None
 
@@ -141,7 +142,7 @@ class _Run:
         self._settings, self._policy = checks.settings, checks.policy
         self._name, self._source, self._head, self._metadata = name, source, head, metadata
         self._problems, self._watch, self._done = problems, watch, done
-        self._schema = checks._schema(metadata)
+        self._schema = checks.schema_for(metadata)
         self._limits: dict[str, Any] = {
             "max_line": int(self._settings.max_line),
             "max_problems": self._settings.max_problems,

@@ -50,6 +50,8 @@ def check_range(
 
     `read` hears how many bytes of the range have been read.
     """
+    if start >= stop:
+        return Part()
     begin, blocks = start, _read(file, start)
     if start > 0:  # the line that began before belongs to the range before
         begin, first = _next_line(file, start - 1, stop)

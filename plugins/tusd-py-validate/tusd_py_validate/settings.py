@@ -23,7 +23,7 @@ class Archives(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """So many times its compressed size may a member, or the file, become."""
     max_unpacked: Size = Size(2**40)
     """So many bytes may all members have together."""
-    max_entries: Positive = 1_000_000
+    max_entries: Positive = 250_000
     max_depth: Positive = 3
     """Archives within archives: a tar.gz has a depth of 2."""
 
