@@ -368,7 +368,7 @@ def test_no_damage_breaks_the_archives(name, changes, data):
 def test_zlib_streams_are_read_in_small_pieces():
     """Unpacking a bomb takes no more memory than a block: the check ends long before the bomb does."""
     packer = zlib.compressobj(wbits=31)
-    data = b"".join([*(packer.compress(bytes(2**20)) for _ in range(300)), packer.flush()])
+    data = b"".join([*(packer.compress(bytes(2**20)) for _ in range(100)), packer.flush()])
     began = time.perf_counter()
     assert "200 times" in checked(data, "a.gz")[0]
     assert time.perf_counter() - began < 2

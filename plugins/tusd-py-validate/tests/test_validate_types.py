@@ -201,6 +201,11 @@ def test_what_is_claimed_is_compared(data, metadata, said):
         ({"filename": "rows.csv", "filetype": "text/plain"}, b'{"a": 1}\n'),
         ({"filename": "notes.md"}, b"a,b\n1,2\n"),
         ({"filename": "data.bin", "filetype": "application/octet-stream"}, b"\0\1\2\3"),
+        ({"filename": "rows.csv", "filetype": "application/vnd.ms-excel"}, b"a,b\n1,2\n"),  # as Windows says
+        ({"filename": "photo.heic"}, b"\0\0\0\x18ftypmsf1" + b"\0" * 20),
+        ({"filename": "film.mov"}, b"\0\0\0\x08wide" + b"\0" * 20),
+        ({"filename": "paper.pdf"}, b"\n\n%PDF-1.7\n%\xe2\xe3\xcf\xd3\n"),
+        ({"filename": "song.mp3", "filetype": "audio/mpeg"}, b"\xff\xf2\x90\0" + b"\0" * 20),
         ({"filename": "no-extension"}, b"\x89PNG\r\n\x1a\n"),
         ({"filename": "report.zip"}, written(pytorch).replace(b"data.pkl", b"data.txt")),
     ],

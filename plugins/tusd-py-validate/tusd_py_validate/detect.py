@@ -64,13 +64,13 @@ _AT_START = (
     (b"OggS", "ogg"),
     (b"ID3", "mp3"),
     (b"\xff\xfb", "mp3"),
-    (b"\xff\xf3", "mp3"),
+    *((bytes([0xFF, second]), "mp3") for second in (0xFA, 0xF2, 0xF3, 0xE2, 0xE3)),
     (b"\x1a\x45\xdf\xa3", "matroska"),
     (b"\xff\xfe", "utf16"),
     (b"\xfe\xff", "utf16"),
 )
 _RIFF = {b"WAVE": "wav", b"WEBP": "webp", b"AVI ": "avi"}
-_FTYP = {b"heic": "heif", b"heix": "heif", b"mif1": "heif", b"avif": "heif", b"avis": "heif"}
+_HEIF = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"})
 _SAFETENSORS = re.compile(rb'\{\s*("|\})')
 _HTML = re.compile(rb"\s*(?:<!--.{0,1000}?-->\s*)?<(?:!doctype\s+html|html|head|body|script|iframe)\b", re.I | re.S)
 _XML = re.compile(rb"\s*<(?:\?xml\b|svg\b|!DOCTYPE\s+svg)")
@@ -116,7 +116,7 @@ def detect(head: bytes, tail: bytes = b"", *, is_whole: bool = False) -> Found:
 def _by_head(head: bytes, is_whole: bool) -> str:
     if not head:
         return "empty" if is_whole else "unknown"
-    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"):
         return _zip(head)
     if head.startswith(b"\x93NUMPY"):
         return "npy-objects" if has_objects(head) else "npy"
@@ -143,18 +143,22 @@ def _by_structure(head: bytes) -> str | None:
         return "macho" if struct.unpack_from(">I", head, 4)[0] < 40 else "java-class"
     if head[2:4] == b"\r\n" and len(head) >= 17 and 3000 < struct.unpack_from("<H", head)[0] < 4000:
         return "pyc"
-    if head[:4] == b"RIFF" and head[8:12] in _RIFF:
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] in _RIFF:
         return _RIFF[head[8:12]]
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return "aiff"
     if head[4:8] == b"ftyp":
-        return _FTYP.get(head[8:12], "mp4")
+        return "heif" if head[8:12] in _HEIF else "mp4"
+    if head[4:8] in (b"moov", b"mdat", b"wide", b"pnot"):  # QuickTime before there was ftyp
+        return "mp4"
     if head[:2] == b"BM" and head[6:10] == b"\0\0\0\0":
         return "bmp"
     if len(head) >= 10 and 2 <= struct.unpack_from("<Q", head)[0] <= 100_000_000 and _SAFETENSORS.match(head, 8):
         return "safetensors"
     if head[257:262] == b"ustar" or is_tar_header(head[:512]):
         return "tar"
+    if b"%PDF-" in head[:1024]:  # readers take what has something before it
+        return "pdf"
     for start in (512, 1024, 2048, 4096, 8192):  # a user's block may come first
         if head[start : start + 8] == b"\x89HDF\r\n\x1a\n":
             return "hdf5"

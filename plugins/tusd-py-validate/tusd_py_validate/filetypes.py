@@ -76,9 +76,7 @@ TYPES = {
         _type("pdf", "PDF", "document", "pdf", "application/pdf"),
         _type("office", "Office document", "document", "docx xlsx pptx", base="zip"),
         _type("odf", "OpenDocument", "document", "odt ods odp epub", "application/epub+zip", base="zip"),
-        _type(
-            "ole", "old Office document", "document", "doc xls ppt msg", "application/msword application/vnd.ms-excel"
-        ),
+        _type("ole", "old Office document", "document", "doc xls ppt msg", "application/msword"),
         _type("rtf", "RTF", "document", "rtf", "application/rtf text/rtf"),
         _type("png", "PNG", "image", "png", "image/png"),
         _type("jpeg", "JPEG", "image", "jpg jpeg", "image/jpeg"),
