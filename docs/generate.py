@@ -107,7 +107,8 @@ def settings() -> str:
 
 
 def commands() -> str:
-    """Return the help of every command."""
+    """Return the help of every command of the server; those of plugins are in their own documents."""
+    cli._complete = True
     parts = []
 
     def add(command: click.Command, parent: click.Context | None, name: str) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tusd_py.composer import load_plugins
+from tusd_py.config import Config
 from tusd_py.headers import format_upload_metadata
-from tusd_py.hooks.plugins import hook_names
+from tusd_py.hooks.plugins import hook_names, implementations
 from tusd_py.hooks.specs import STAGES
 from tusd_py.testing.contracts import wait_until
 from tusd_py.testing.raw import RawClient
@@ -68,6 +70,19 @@ async def test_register_settings_gets_the_plugins_own_table(recorded):
     call = await recorded.call("register_settings")
     assert call["settings"].keys() == {"file", "colour"}
     assert call["settings"]["colour"] == "blue"
+
+
+def test_register_settings_can_leave_a_plugin_out(tmp_path):
+    """The other hooks of a plugin whose settings leave it nothing to do are not there for the server."""
+    plugin = tmp_path / "idle.py"
+    plugin.write_text(
+        "from tusd_py import hookimpl\n"
+        "@hookimpl\ndef register_settings(settings): return bool(settings)\n"
+        "@hookimpl\ndef inspect_head(head): ...\n"
+    )
+    for settings, is_called in (({}, False), ({"idle": {"colour": "blue"}}, True)):
+        manager = load_plugins(Config(plugin=[str(plugin)], plugins=settings))
+        assert any(impl.plugin_name == "idle" for impl in implementations(manager, "inspect_head")) is is_called
 
 
 def test_register_stores_adds_a_backend(tmp_path):

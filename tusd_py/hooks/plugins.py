@@ -103,6 +103,8 @@ def implementations(manager: pluggy.PluginManager, hook: str) -> list[pluggy.Hoo
 def call_register(manager: pluggy.PluginManager, hook: str, arguments: Callable[[str], Mapping[str, Any]]) -> None:
     """Call a `register_` hook of all plugins; `arguments` returns what the plugin of this name gets.
 
+    A plugin that returns False from `register_settings` is left out from then on.
+
     Raises:
         ConfigError: a plugin does not like its settings.
         PluginError: a plugin fails.
@@ -110,11 +112,13 @@ def call_register(manager: pluggy.PluginManager, hook: str, arguments: Callable[
     for impl in implementations(manager, hook):
         values = arguments(impl.plugin_name)
         try:
-            impl.function(**{name: values[name] for name in impl.argnames})
+            answer = impl.function(**{name: values[name] for name in impl.argnames})
         except ConfigError:
             raise
         except Exception as error:
             raise PluginError(f"plugin {impl.plugin_name!r} failed in {hook}: {_named(error)}") from error
+        if hook == "register_settings" and answer is False:
+            manager.unregister(impl.plugin)
 
 
 def hook_names() -> list[str]:

@@ -36,11 +36,12 @@ class RegisterRoute(Protocol):
 
 
 @hookspec
-def register_settings(settings: Mapping[str, Any]) -> None:
+def register_settings(settings: Mapping[str, Any]) -> bool | None:
     """Receive this plugin's own table of settings, `[plugins.NAME]` of the TOML file.
 
     Runs before every other hook but `register_commands`. Raise `ConfigError` for a setting that cannot be: the server
-    then does not start and says why.
+    then does not start and says why. Return False if the settings leave the plugin nothing to do: its other hooks are
+    then not called, and uploads take the shorter way that there is without them.
     """
 
 

@@ -1,0 +1,293 @@
+"""All checks of one upload, over a file that can be read and sought in: no server is needed.
+
+`inspect` looks at the first bytes, `quick` at both ends of a complete file, `whole` at all of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from tusd_py.config import ConfigError
+from tusd_py.models import Content
+from tusd_py_validate import archives, checksums, child, filetypes, formats, lines, rows, tables, text
+from tusd_py_validate.detect import HEAD, detect
+from tusd_py_validate.policy import Policy
+from tusd_py_validate.problems import Problem, Problems, Stop, TimeUp, Watch, printable
+from tusd_py_validate.schemas import Schema, SchemaError, Schemas
+from tusd_py_validate.settings import Settings
+from tusd_py_validate.source import Source, blocks, of_content
+from tusd_py_validate.thrift import Broken
+from tusd_py_validate.unpack import Unfit, Unpacked, can_unpack
+
+MANY = 256 * 2**20
+"""A JSONL file of this size is read by several processes."""
+WITH_SCHEMA = frozenset({"jsonl", "json", "csv", "tsv", "parquet"})
+"""What can be compared with a schema."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What the checks found."""
+
+    type: str
+    problems: tuple[Problem, ...] = ()
+    checks: tuple[str, ...] = ()
+    """What was checked, in order."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+class Checks:
+    """The checks that the settings ask for."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Load what the settings name.
+
+        Raises:
+            ConfigError: a schema of the rules cannot be used, or an extra is missing.
+        """
+        self.settings = settings
+        self.policy = Policy(settings)
+        try:
+            self.schemas = Schemas(settings)
+        except SchemaError as error:
+            raise ConfigError(f"[plugins.validate]: {error}") from error
+
+    def claims(self, metadata: Mapping[str, str], size: int | None) -> list[Problem]:
+        """Return what is wrong with what is said of an upload, before there are any bytes."""
+        problems = self.policy.claims(metadata, size)
+        try:
+            self.schema_for(metadata)
+        except SchemaError as error:
+            problems.append(Problem(check="schema", reason=str(error)))
+        return problems
+
+    def inspect(self, head: bytes, size: int | None, metadata: Mapping[str, str]) -> list[Problem]:
+        """Return what is wrong as far as the first bytes tell; `size` is None while nobody knows it."""
+        found = self.policy.named(detect(head, is_whole=size == len(head)), head)
+        return self.policy.judge(found, metadata, size)
+
+    def quick(self, source: Source, metadata: Mapping[str, str]) -> list[Problem]:
+        """Return what is wrong with the type and size of a complete file; both ends of it are read."""
+        try:
+            found, _ = self.policy.detect(source)
+        except Unfit as error:
+            return [Problem(check="archive", reason=printable(str(error)))]
+        return self.policy.judge(found, metadata, source.size)
+
+    def whole(self, source: Source, metadata: Mapping[str, str], watch: Watch | None = None) -> Report:
+        """Check all of a file; `watch` hears how far it is and limits the time."""
+        watch = watch or Watch(seconds=self.settings.max_seconds)
+        problems, name, done = Problems(self.settings.max_problems), "unknown", ["type"]
+        try:
+            found, head = self.policy.detect(source)
+            name = filetypes.read_as(found.name, metadata)
+            problems.extend(self.policy.judge(found, metadata, source.size))
+            if not problems:  # what is not taken is not read either
+                _Run(self, name, source, head, metadata, problems, watch, done).all()
+        except Stop:
+            pass
+        except TimeUp as error:
+            problems.add_last(Problem(check="limit", reason=str(error)))
+        except Unfit as error:
+            problems.add_last(Problem(check="archive", reason=printable(str(error))))
+        except (SchemaError, ValueError) as error:
+            check = "schema" if isinstance(error, SchemaError) else "checksum"
+            problems.add_last(Problem(check=check, reason=printable(str(error))))
+        except (MemoryError, RecursionError) as error:
+            problems.add_last(Problem(check="limit", reason=f"it needs too much memory: {type(error).__name__}"))
+        except child.Crashed as error:
+            problems.add_last(Problem(check="structure", reason=f"it cannot be read: {error}"))
+        return Report(name, tuple(problems), tuple(done))
+
+    def finish(self, content: Content, metadata: Mapping[str, str]) -> Sequence[Problem]:
+        """Return what is wrong with an upload before its client hears that it is complete."""
+        if content.size <= self.settings.finish_size:
+            return self.of_content(content, metadata)
+        return self.quick(of_content(content), metadata)
+
+    def of_content(self, content: Content, metadata: Mapping[str, str]) -> Sequence[Problem]:
+        """Return what is wrong with all of an upload."""
+        return self.whole(of_content(content), metadata).problems
+
+    def schema_for(self, metadata: Mapping[str, str]) -> Schema | None:
+        """Return the schema that an upload has to fit; raises `SchemaError` if it cannot be used."""
+        name = self.schemas.name_for(metadata)
+        return self.schemas.get(name) if name else None
+
+
+class _Run:
+    """The checks of the content of one file."""
+
+    def __init__(
+        self,
+        checks: Checks,
+        name: str,
+        source: Source,
+        head: bytes,
+        metadata: Mapping[str, str],
+        problems: Problems,
+        watch: Watch,
+        done: list[str],
+    ) -> None:
+        self._settings, self._policy = checks.settings, checks.policy
+        self._name, self._source, self._head, self._metadata = name, source, head, metadata
+        self._problems, self._watch, self._done = problems, watch, done
+        self._schema = checks.schema_for(metadata)
+        self._limits: dict[str, Any] = {
+            "max_line": int(self._settings.max_line),
+            "max_problems": self._settings.max_problems,
+        }
+
+    def all(self) -> None:
+        """Check digests, structure and schema; raises `Stop` if enough is wrong."""
+        with self._source.open() as file:
+            if self._settings.checksum != "ignore" and (digests := checksums.expected(self._metadata)):
+                self._done.append("checksum")
+                for reason in checksums.verify(file, self._source.size, digests, self._watch):
+                    self._problems.add(Problem(check="checksum", reason=reason))
+            self._done.append("structure")
+            inner = filetypes.inner(self._metadata) if can_unpack(self._name) else None
+            self._check_schema_use(inner or self._name)
+            self._structure(file, inner)
+
+    def _check_schema_use(self, name: str) -> None:
+        """Say so if a schema is wanted and cannot be used, or is missing."""
+        if self._schema is None:
+            if self._settings.schema_required and (name in WITH_SCHEMA or "table" in filetypes.names_of(name)):
+                self._problems.add(Problem(check="schema", reason="there is no schema for it, and one is required"))
+        elif name in WITH_SCHEMA and (name == "jsonl" or not can_unpack(self._name)):
+            self._done.append("schema")
+        else:
+            reason = f"{filetypes.title(self._name)} cannot be compared with a schema"
+            self._problems.add(Problem(check="schema", reason=reason))
+
+    def _structure(self, file: BinaryIO, inner: str | None) -> None:
+        name = self._name
+        if name in formats.CHECKS:
+            try:
+                formats.CHECKS[name](file, self._source.size)
+            except Broken as error:
+                self._problems.add(Problem(check="structure", reason=printable(str(error))))
+                return
+        if name == "jsonl":
+            self._jsonl(file)
+        elif name == "json":
+            self._json()
+        elif name in ("csv", "tsv"):
+            header = self._csv(blocks(file), self._head, is_tsv=name == "tsv", size=self._source.size)
+            if self._schema and not self._problems:
+                self._table(self._schema, header, rows.delimiter_of(self._head, is_tsv=name == "tsv"))
+        elif name == "parquet" and self._schema:
+            self._table(self._schema, None, "")
+        elif "text" in filetypes.names_of(name) and name != "utf16":
+            self._problems.extend(text.check(blocks(file), self._tell("structure")))
+        elif "archive" in filetypes.names_of(name):
+            self._archive(file)
+            if inner and not self._problems:
+                self._unpacked(file, inner)
+
+    def _tell(self, step: str) -> Any:
+        return lambda at: self._watch(step, at, self._source.size)
+
+    def _reference(self) -> dict[str, Any]:
+        """Return what another process needs to load the schema."""
+        if self._schema is None or self._settings.schemas is None:
+            return {}
+        folder = str(Path(self._settings.schemas).resolve())
+        return {"folder": folder, "schema": self._schema.name, "show_values": self._settings.show_values}
+
+    def _jsonl(self, file: BinaryIO) -> None:
+        source, count = self._source, self._settings.processes or os.cpu_count() or 1
+        if source.path is None or source.size < MANY or count == 1:
+            part = lines.check_range(
+                file, 0, source.size, schema=self._schema, **self._limits, read=self._tell("structure")
+            )
+            self._problems.extend(part.problems)
+            return
+        edges = [source.size * number // count for number in range(count + 1)]
+        done = [0] * count
+
+        def run(number: int) -> lines.Part:
+            def tell(at: int) -> None:
+                done[number] = at
+                self._watch("structure", sum(done), source.size)
+
+            span: dict[str, Any] = {"path": str(source.path), "start": edges[number], "stop": edges[number + 1]}
+            task = child.Range(**span, **self._limits, **self._reference())
+            return child.run(task, memory=int(self._settings.memory), watch=self._watch, tell=tell)
+
+        with ThreadPoolExecutor(count) as threads:
+            parts = threads.map(run, range(count))
+            self._problems.extend(lines.merge(parts, self._settings.max_problems))
+
+    def _json(self) -> None:
+        if self._source.size > self._settings.max_json:
+            reason = f"a JSON document may have {int(self._settings.max_json)} bytes; use JSON Lines for more"
+            self._problems.add(Problem(check="limit", reason=reason))
+        else:
+            with self._source.on_disk() as path:
+                self._problems.extend(self._in_child(child.Document(path=str(path), **self._reference())))
+
+    def _csv(self, pieces: Iterable[bytes], head: bytes, *, is_tsv: bool, size: int) -> list[str]:
+        return rows.check(
+            pieces,
+            rows.delimiter_of(head, is_tsv=is_tsv),
+            self._problems,
+            max_row=int(self._settings.max_line),
+            formulas=self._settings.csv_formulas == "allow",
+            read=lambda at: self._watch("structure", min(at, size), size),
+        )
+
+    def _table(self, schema: Schema, header: list[str] | None, delimiter: str) -> None:
+        if not child.has_duckdb():
+            raise SchemaError("tables are compared with a schema only if tusd-py-validate[tables] is installed")
+        max_row = int(self._settings.max_line)
+        with self._source.on_disk() as path:
+            task = tables.Table(
+                path=str(path),
+                header=header,
+                delimiter=delimiter,
+                max_row=max_row,
+                max_problems=self._settings.max_problems,
+                memory=int(self._settings.memory),
+                **self._reference(),
+            )
+            found = self._in_child(task)
+        if header is not None and found:
+            with self._source.open() as file:
+                found = rows.located(blocks(file), delimiter, max_row, found)
+        self._problems.extend(found)
+
+    def _archive(self, file: BinaryIO) -> None:
+        def seen(member: archives.Member) -> None:
+            for reason in (reason for each in member.found.types for reason in self._policy.refusals(each)):
+                path = printable(member.name, 200)
+                self._problems.add(Problem(check="archive", reason=f"a member: {reason}", path=path))
+
+        self._done.append("archive")
+        file.seek(0)
+        archives.walk(self._name, file, self._source.size, self._settings.archives, seen, self._tell("archive"))
+
+    def _unpacked(self, file: BinaryIO, inner: str) -> None:
+        """Check what is in a compressed file, as a name like rows.csv.gz says what that is."""
+        file.seek(0)
+        stream = Unpacked(self._name, file, self._settings.archives, self._tell("structure"))
+        head = stream.read(HEAD)
+        pieces = chain([head], stream)
+        if inner == "jsonl":
+            self._problems.extend(lines.check_blocks(pieces, schema=self._schema, **self._limits).problems)
+        else:
+            self._csv(pieces, head, is_tsv=inner == "tsv", size=self._source.size)
+
+    def _in_child(self, task: child.Document | tables.Table) -> list[Problem]:
+        return child.run(task, memory=int(self._settings.memory), watch=self._watch, tell=self._tell("schema"))
