@@ -1,0 +1,86 @@
+"""Finds personal data and credentials in uploads: the stage `check`, and `tusd-py pii` on the command line.
+
+`scan.py` is the scanner and knows nothing of the server; this module is what the server sees of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import structlog
+
+from tusd_py import Upload, Verdict, hookimpl
+from tusd_py.config import ConfigError
+from tusd_py.models import Content
+from tusd_py_pii.commands import pii
+from tusd_py_pii.errors import RuleError, ScanFailed
+from tusd_py_pii.names import with_names
+from tusd_py_pii.policy import Settings, settings_from
+from tusd_py_pii.report import Report
+from tusd_py_pii.scan import run_here, scan_file, source_of
+from tusd_py_pii.workers import in_processes
+
+_log = structlog.get_logger("tusd_py_pii")
+chosen = Settings()
+
+
+@hookimpl
+def register_settings(settings: Mapping[str, Any]) -> None:
+    """Take the settings; rules that cannot be used keep the server from starting."""
+    global chosen
+    try:
+        chosen = settings_from(settings)
+    except RuleError as error:
+        raise ConfigError(f"[plugins.pii]: {error}") from error
+
+
+@hookimpl
+def register_commands(cli: click.Group) -> None:
+    """Add `tusd-py pii`."""
+    cli.add_command(pii)
+
+
+@hookimpl
+def check(upload: Upload, content: Content) -> Verdict:
+    """Scan a complete upload; what cannot be looked into as a whole does not pass."""
+    settings = chosen
+    try:
+        report = examined(content, settings, upload.metadata.get("filename", ""))
+    except ScanFailed as error:
+        return Verdict(ok=False, reasons=(f"pii: {error}",))
+    except Exception as error:
+        # Its message and its locals may hold what was scanned: only its kind is told.
+        _log.error("the scan of an upload failed", upload=upload.id, kind=type(error).__name__)
+        return Verdict(ok=False, reasons=(f"pii: the scan failed with {type(error).__name__}",))
+    if settings.report_dir:
+        _write(report, Path(settings.report_dir) / f"{upload.id}.pii.json")
+    ok, reasons = settings.judged(report)
+    return Verdict(ok=ok, reasons=tuple(f"pii: {reason}" for reason in reasons))
+
+
+def examined(content: Content, settings: Settings, name: str) -> Report:
+    """Return the report of stored bytes.
+
+    Raises:
+        ScanFailed: they cannot be looked into as a whole.
+    """
+    source, elsewhere = source_of(content, content.url)
+    with content.open() as file:
+        is_small = content.size <= settings.inline_bytes and file.read(4) != b"PAR1"
+    here = not elsewhere or (is_small and not settings.has_foreign_rules())
+    run = run_here if here else in_processes(settings.workers)
+    report = scan_file(source, settings.scan(), name=name, run=run)
+    return with_names(report, source, settings, name) if settings.names else report
+
+
+def _write(report: Report, path: Path) -> None:
+    """Write a report as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(msgspec.json.encode(report))
+    os.replace(temporary, path)

@@ -1,0 +1,176 @@
+"""Stage two: what stage one found is looked at closely.
+
+A buffer holds cells with a NUL between them. A rule is tried from every place of its regions, so that what is found
+depends on the text alone and not on the engine, on the size of the buffer, or on where its regions begin. Then
+come the check, the context, and the choice between findings that overlap.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from tusd_py_pii import checks
+from tusd_py_pii.engines import Engine, engine_for
+from tusd_py_pii.rules import Rule, compiled
+
+BEFORE = 64
+AFTER = 32
+NEAR_BEFORE = 24
+MARGIN = 8
+"""So many bytes behind the longest match a pattern may look ahead."""
+
+ColumnOf = Callable[[int], str]
+
+
+class Hit(NamedTuple):
+    """A value that was found, as a range of the buffer."""
+
+    start: int
+    stop: int
+    rule: int
+
+
+class Detector:
+    """Finds values of all rules in a buffer."""
+
+    def __init__(self, rules: Sequence[Rule], engine: str = "auto") -> None:
+        self.rules = tuple(rules)
+        self.engine: Engine = engine_for(self.rules, engine)
+        self._patterns = [compiled(rule.pattern) for rule in self.rules]
+        self._checks = [checks.named(rule.check) if rule.check else None for rule in self.rules]
+        self._context = [_words(rule.context) for rule in self.rules]
+        self._not_context = [_words(rule.not_context) for rule in self.rules]
+
+    def candidates(self, data: bytes) -> list[Hit]:
+        """Return what matches and passes its check, whatever stands around it, in order."""
+        found: list[Hit] = []
+        done: dict[int, int] = {}
+        for number, low, high in sorted(self.engine.regions(data), key=_by_stop):
+            place = max(low, done.get(number, 0))
+            if place >= high:
+                continue
+            done[number] = high
+            longest = self.rules[number].max_length
+            pattern, check, end = self._patterns[number], self._checks[number], high + longest + MARGIN
+            while True:
+                match = pattern.search(data, place, end)
+                if match is None or match.start() >= high:
+                    break
+                start, stop = match.span()
+                place = start + 1
+                if stop - start > longest:
+                    continue
+                value = match.group()
+                if 0 in value:
+                    continue
+                if check is not None and not check(value):
+                    if not self.rules[number].shrink:
+                        continue
+                    value = _shrunk(value, check)
+                    if not value:
+                        continue
+                    stop = start + len(value)
+                found.append(Hit(start, stop, number))
+        found.sort()
+        return found
+
+    def hits(self, data: bytes, column_of: ColumnOf = lambda _: "") -> list[Hit]:
+        """Return the values in a buffer, in order and without overlaps; `column_of` names the column at a place."""
+        return _without_overlaps([hit for hit in self.candidates(data) if self._fits(data, hit, column_of)], self.rules)
+
+    def _fits(self, data: bytes, hit: Hit, column_of: ColumnOf) -> bool:
+        """Whether the words around a candidate speak for it."""
+        speaks_for, speaks_against = self._context[hit.rule], self._not_context[hit.rule]
+        if speaks_for is None and speaks_against is None:
+            return True
+        before = data[max(0, hit.start - BEFORE) : hit.start]
+        before = before[before.rfind(b"\0") + 1 :].lower()
+        needs = speaks_for is not None and self.rules[hit.rule].needs_context
+        if needs and speaks_against is None and speaks_for is not None and speaks_for.search(before):
+            return True
+        column = b" " + _spaced(column_of(hit.start)).encode() + b" "
+        if speaks_against is not None and (
+            speaks_against.search(before, max(0, len(before) - NEAR_BEFORE)) or speaks_against.search(column)
+        ):
+            return False
+        if not needs or speaks_for is None:
+            return True
+        after = data[hit.stop : hit.stop + AFTER].partition(b"\0")[0].lower()
+        return any(speaks_for.search(text) for text in (before, column, after))
+
+
+class _Kept(threading.local):
+    """Detectors that a thread has made: Hyperscan takes a quarter of a second to get ready, and one scan at a time."""
+
+    def __init__(self) -> None:
+        self.detectors: dict[tuple[tuple[Rule, ...], str], Detector] = {}
+
+
+_kept = _Kept()
+
+
+def detector_for(rules: tuple[Rule, ...], engine: str) -> Detector:
+    """Return a detector for these rules that this thread may use.
+
+    Raises:
+        RuleError: the engine is not installed, or cannot use a rule.
+    """
+    key = (rules, engine)
+    detector = _kept.detectors.get(key)
+    if detector is None:
+        if len(_kept.detectors) >= 4:
+            _kept.detectors.clear()
+        detector = _kept.detectors[key] = Detector(rules, engine)
+    return detector
+
+
+def _by_stop(region: tuple[int, int, int]) -> tuple[int, int]:
+    return region[2], region[1]
+
+
+def _words(words: Sequence[str]) -> re.Pattern[bytes] | None:
+    if not words:
+        return None
+    alternatives = b"|".join(re.escape(word.lower().encode()) for word in sorted(words, key=len, reverse=True))
+    return re.compile(rb"(?<![a-z])(?:" + alternatives + rb")(?:s|nr|no|number|num)?(?![a-z])")
+
+
+def _spaced(name: str) -> str:
+    """Return the words of a column's name: `userPhone_no` is `user phone no`."""
+    return re.sub(r"[^a-z\x80-\U0010ffff]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+
+
+def _shrunk(value: bytes, check: checks.Check) -> bytes:
+    """Return the longest start of a value that ends before a space or dash and passes the check."""
+    while True:
+        cut = max(value.rfind(b" "), value.rfind(b"-"))
+        if cut <= 0:
+            return b""
+        value = value[:cut]
+        if check(value):
+            return value
+
+
+def _without_overlaps(hits: list[Hit], rules: Sequence[Rule]) -> list[Hit]:
+    """Return the hits that win where several overlap: by priority, then length, then place."""
+    result: list[Hit] = []
+    cluster: list[Hit] = []
+    end = -1
+    for hit in [*hits, Hit(1 << 62, 1 << 62, 0)]:
+        if hit.start >= end and cluster:
+            if len(cluster) > 1:
+                kept: list[Hit] = []
+                cluster.sort(key=lambda hit: (-rules[hit.rule].priority, hit.start - hit.stop, hit.start, hit.rule))
+                for each in cluster:
+                    if all(each.stop <= other.start or each.start >= other.stop for other in kept):
+                        kept.append(each)
+                result += sorted(kept)
+            else:
+                result += cluster
+            cluster = []
+        cluster.append(hit)
+        end = max(end, hit.stop)
+    return result

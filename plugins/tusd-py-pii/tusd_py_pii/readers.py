@@ -1,0 +1,272 @@
+"""Reads files as cells: JSON, JSON lines, CSV and plain text. (Parquet has a module of its own.)
+
+Most lines are plain: ASCII, or UTF-8 that folding does not change, with no escapes but simple ones. Whole blocks of
+them are handed on as they are, quotes and line ends turned into the NUL that separates cells. Only what is irregular
+is cut into cells and decoded one by one.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from tusd_py_pii.batches import Batch, Cells, Lines, Place, column_name
+from tusd_py_pii.jsonpath import STRING, Walk, decode
+from tusd_py_pii.streams import Carried, Limits, Reader, Seekable, line_blocks
+from tusd_py_pii.text import irregular
+
+_LINES = bytes.maketrans(b"\n\0", b"\0 ")
+_QUOTES_AND_LINES = bytes.maketrans(b'"\n\0\x0b', b"\0\0 \n")
+_FIELD = re.compile(rb'"((?:[^"]|"")*)"([^,\n]*)(,|\n|\Z)|([^,\n]*)(,|\n|\Z)')
+
+
+class Tally(msgspec.Struct):
+    """What a reader counts besides."""
+
+    rows: int = 0
+    bytes: int = 0
+    invalid_lines: int = 0
+    """Lines with bytes that are not UTF-8; they are searched all the same."""
+
+
+def text_batches(file: Seekable, start: int, stop: int, limits: Limits, tally: Tally) -> Iterator[Batch]:
+    """Yield the lines of plain text that begin in a range; each is a cell."""
+    for block, offset in line_blocks(file, start, stop, limits.max_record):
+        row = tally.rows
+        _count(tally, block)
+        places = _irregular_places(block, tally)
+        data, lines = _without_lines(block, places)
+        yield Batch(b"\0" + data.translate(_LINES) + b"\0", _line_place(block, offset, row))
+        if lines:
+            cells = Cells()
+            for first, last in lines:
+                cells.add(block[first:last].decode("utf-8", "replace"), offset + first, offset + last, None)
+            where = _line_place(block, offset, row)
+            yield cells.batch(lambda at, _, where=where, base=offset: where(at - base + 1))  # type: ignore[misc]
+
+
+def json_line_batches(file: Seekable, start: int, stop: int, limits: Limits, tally: Tally) -> Iterator[Batch]:
+    """Yield the strings of JSON lines that begin in a range, and what stands between the strings."""
+    for block, offset in line_blocks(file, start, stop, limits.max_record):
+        row = tally.rows
+        _count(tally, block)
+        yield from _json(block, offset, tally, lambda line_start: Walk(), row)
+
+
+def json_batches(file: Reader, limits: Limits, tally: Tally) -> Iterator[Batch]:
+    """Yield the strings of one JSON text, and what stands between them."""
+    carried = Carried(file, limits.max_record)
+    walk = Walk()
+    for data, offset, is_last in carried:
+        before = walk.copy()
+        end = walk.read(data, 0, len(data))
+        carried.used = len(data) if is_last else end
+        block = data[: carried.used]
+        row = tally.rows
+        _count(tally, block)
+        yield from _json(block, offset, tally, lambda _, before=before: before.copy(), row, whole=True)  # type: ignore[misc]
+
+
+def _json(
+    block: bytes, offset: int, tally: Tally, walk_at: Callable[[int], Walk], row: int, *, whole: bool = False
+) -> Iterator[Batch]:
+    """Yield the cells of a block of JSON; a walk begins at each line, or, for a `whole` text, at the block."""
+    data = block
+    if b"\\" in data:
+        # The two escapes that are common become as many bytes, so that places stay; \x0b is a line end in a string.
+        data = data.replace(b"\\n", b"\x0b\x0b").replace(b'\\"', b"''")
+    places = _irregular_places(block, tally)
+    place = data.find(b"\\")
+    while place >= 0:
+        places.append(place)
+        place = data.find(b"\\", data.find(b"\n", place)) if data.find(b"\n", place) >= 0 else -1
+    bulk, lines = _without_lines(data, sorted(places))
+    flat = b"\0" + bulk.translate(_QUOTES_AND_LINES) + b"\0"
+
+    where = _JsonPlaces(block, offset, row, walk_at, whole)
+    yield Batch(flat, where)
+    if not lines:
+        return
+    cells = Cells()
+    for first, last in lines:
+        end = first
+        for match in STRING.finditer(block, first, last):
+            _add_json(cells, block, end, match.start(), offset)
+            cells.add(decode(match[1]), offset + match.start(1), offset + match.end(1), True)
+            end = match.end()
+        _add_json(cells, block, end, last, offset)
+    yield cells.batch(lambda at, _: where(at - offset + 1))
+
+
+class _JsonPlaces:
+    """Tells where a byte of a block of JSON stands; rising places cost one walk in all."""
+
+    def __init__(self, block: bytes, offset: int, row: int, walk_at: Callable[[int], Walk], whole: bool) -> None:
+        self._block, self._offset, self._row, self._walk_at, self._whole = block, offset, row, walk_at, whole
+        self._lines = Lines(block)
+        self._first = self._end = -1
+        self._walk = Walk()
+
+    def __call__(self, index: int) -> Place:
+        at = index - 1
+        line, first = self._lines.at(at)
+        first = 0 if self._whole else first
+        if first != self._first or at < self._end:
+            self._first = self._end = first
+            self._walk = self._walk_at(first)
+        # Within a string the walk ends before it: what looks like JSON in there is none.
+        self._end = self._walk.read(self._block, self._end, at)
+        in_string = self._block.find(b'"', self._end, at) >= 0
+        return Place(self._walk.path(in_string=in_string), self._row + line, self._offset + at, in_string)
+
+
+def _add_json(cells: Cells, block: bytes, start: int, stop: int, offset: int) -> None:
+    """Add what stands between two strings."""
+    if stop - start > 3:
+        cells.add(block[start:stop].decode("utf-8", "replace"), offset + start, offset + stop, False)
+
+
+def csv_batches(file: Reader, delimiter: str, header: bool, limits: Limits, tally: Tally) -> Iterator[Batch]:
+    """Yield the fields of CSV; a `header` names the columns, otherwise they have numbers from 1."""
+    comma = delimiter.encode()
+    field = re.compile(_FIELD.pattern.replace(b",", re.escape(comma)))
+    flat = bytes.maketrans(comma + b"\n\0", b"\0\0 ")
+    names: list[str] = []
+    carried = Carried(file, limits.max_record)
+    for data, offset, is_last in carried:
+        if not names and header:
+            first = data.find(b"\n") + 1 or len(data)
+            names = [_csv_text(match) for match in field.finditer(data, 0, first)]
+            names = [column_name(name.strip().lstrip("\ufeff")) for name in names]
+        row = tally.rows
+
+        named = functools.partial(_named, names)
+
+        if b'"' not in data and data.isascii():
+            carried.used = len(data) if is_last else data.rfind(b"\n") + 1
+            block = data[: carried.used]
+            _count(tally, block)
+
+            lines = Lines(block)
+
+            def where(
+                index: int,
+                block: bytes = block,
+                offset: int = offset,
+                row: int = row,
+                lines: Lines = lines,
+                named: Callable[[int], str] = named,
+            ) -> Place:
+                line, first = lines.at(index - 1)
+                return Place(named(block.count(comma, first, index - 1)), row + line, offset + index - 1)
+
+            yield Batch(b"\0" + block.translate(flat) + b"\0", where)
+            continue
+        cells = Cells()
+        carried.used, rows = _csv_cells(data, offset, field, cells, is_last, row)
+        _check_utf8(data[: carried.used], tally)
+        tally.rows += rows
+        tally.bytes += carried.used
+        if len(cells):
+            yield cells.batch(lambda at, key, named=named: Place(named(key[1]), key[0], at))  # type: ignore[misc]
+
+
+def _named(names: list[str], column: int) -> str:
+    return names[column] if column < len(names) else f"column {column + 1}"
+
+
+def _csv_cells(
+    data: bytes, offset: int, field: re.Pattern[bytes], cells: Cells, is_last: bool, row: int
+) -> tuple[int, int]:
+    """Add the fields of all records that end within the data; return where the last of them ends, and how many."""
+    column, rows, used = 0, 0, 0
+    record: list[tuple[str, int, int, tuple[int, int]]] = []
+    for match in field.finditer(data):
+        start, stop = match.span()
+        if start == len(data):
+            break
+        ending = match[3] if match[3] is not None else match[5]
+        is_open = match[1] is None and data[start] == 34
+        if (is_open or not ending) and not is_last:
+            break  # a quoted field, or a record, that goes on
+        if match[4] != b"":
+            end = stop - len(ending)
+            end -= data[end - 1 : end] == b"\r"
+            record.append((_csv_text(match), offset + start, offset + end, (row + rows, column)))
+        column += 1
+        if ending == b"\n" or stop == len(data):
+            for cell in record:
+                cells.add(*cell)
+            record.clear()
+            column, used = 0, stop
+            rows += 1
+    return used, rows
+
+
+def _csv_text(match: re.Match[bytes]) -> str:
+    """Return what a field says."""
+    if match[1] is None:
+        return match[4].decode("utf-8", "replace").rstrip("\r")
+    return (match[1].replace(b'""', b'"') + match[2]).decode("utf-8", "replace").rstrip("\r")
+
+
+def _count(tally: Tally, block: bytes) -> None:
+    tally.bytes += len(block)
+    tally.rows += block.count(b"\n") + (not block.endswith(b"\n") and bool(block))
+
+
+def _check_utf8(block: bytes, tally: Tally) -> None:
+    """Count the lines of a block that are not UTF-8."""
+    try:
+        block.decode()
+    except UnicodeDecodeError:
+        for line in block.split(b"\n"):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                tally.invalid_lines += 1
+
+
+def _irregular_places(block: bytes, tally: Tally) -> list[int]:
+    """Return places of characters that folding changes, at least one on each line that has any."""
+    if block.isascii():
+        return []
+    _check_utf8(block, tally)
+    places = []
+    search = irregular().search
+    match = search(block)
+    while match is not None:
+        places.append(match.start())
+        end = block.find(b"\n", match.start())
+        match = search(block, end) if end >= 0 else None
+    return places
+
+
+def _without_lines(block: bytes, places: list[int]) -> tuple[bytes, list[tuple[int, int]]]:
+    """Return the block with the lines at these places blanked, and the ranges of those lines."""
+    if not places:
+        return block, []
+    lines: list[tuple[int, int]] = []
+    blanked = bytearray(block)
+    last = -1
+    for place in places:
+        if place < last:
+            continue
+        first = block.rfind(b"\n", 0, place) + 1
+        last = block.find(b"\n", place)
+        last = len(block) if last < 0 else last
+        lines.append((first, last))
+        blanked[first:last] = b"\n" * (last - first)
+    return bytes(blanked), lines
+
+
+def _line_place(block: bytes, offset: int, row: int) -> Callable[[int], Place]:
+    lines = Lines(block)
+
+    def where(index: int) -> Place:
+        return Place("", row + lines.at(index - 1)[0], offset + index - 1)
+
+    return where

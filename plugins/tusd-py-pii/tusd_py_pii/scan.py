@@ -1,0 +1,223 @@
+"""Scans a file: plans tasks, runs each as a pure function, and adds up their reports.
+
+    scan_file(FileSource("rows.jsonl"), Scan.of(built_in()))
+
+A task is a range of bytes, or of row groups of Parquet. Where the file is cut does not show in the report.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, Protocol
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from tusd_py_pii.batches import Batch
+from tusd_py_pii.detector import Detector, detector_for
+from tusd_py_pii.errors import ScanFailed
+from tusd_py_pii.formats import Format, detect
+from tusd_py_pii.parquet import parquet_batches, row_groups
+from tusd_py_pii.readers import Tally, csv_batches, json_batches, json_line_batches, text_batches
+from tusd_py_pii.report import Found, Report, Sample, bounded, digest, mask
+from tusd_py_pii.rules import Rule
+from tusd_py_pii.streams import Limits, Reader
+from tusd_py_pii.text import encode
+
+TASK_BYTES = 64 * 1024 * 1024
+
+
+class Source(Protocol):
+    """Where the bytes are; picklable, so that other processes can open it too."""
+
+    def open(self) -> BinaryIO:
+        """Return a seekable file object."""
+
+
+class FileSource(msgspec.Struct, frozen=True):
+    """A file of this machine."""
+
+    path: str
+
+    def open(self) -> BinaryIO:
+        """Open the file."""
+        return Path(self.path).open("rb")
+
+
+def source_of(content: Source, url: str) -> tuple[Source, bool]:
+    """Return how to open the content, and whether another process can."""
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return FileSource(unquote(parts.path)), True
+    try:
+        pickle.dumps(content)
+    except (pickle.PicklingError, TypeError, AttributeError):
+        return content, False
+    return content, True
+
+
+class Scan(msgspec.Struct, frozen=True, kw_only=True):
+    """What to look for and how."""
+
+    rules: tuple[Rule, ...]
+    engine: str = "auto"
+    limits: Limits = Limits()
+    samples: int = 3
+    salt: bytes = b""
+    """Makes hashes of values; the reports of one salt can be compared."""
+
+    @classmethod
+    def of(cls, rules: Iterable[Rule], *, engine: str = "auto", limits: Limits | None = None) -> Scan:
+        """Return a scan for these rules, with a salt of its own."""
+        return cls(rules=tuple(rules), engine=engine, limits=limits or Limits(), salt=secrets.token_bytes(16))
+
+
+class Task(msgspec.Struct, frozen=True):
+    """A piece of a file: a range of bytes, or of row groups."""
+
+    format: Format
+    start: int
+    stop: int
+
+
+def plan(file: BinaryIO, name: str, limits: Limits, task_bytes: int = TASK_BYTES) -> list[Task]:
+    """Return the tasks that together scan a file; its `name` helps to tell the format.
+
+    Raises:
+        ScanFailed: the file is broken or beyond the limits.
+    """
+    size = file.seek(0, 2)
+    kind = detect(file, name, limits)
+    if kind.name in ("empty", "binary"):
+        return [Task(kind, 0, 0)]
+    if kind.name == "parquet":
+        return [Task(kind, group, group + 1) for group in range(len(row_groups(file, limits)))] or [Task(kind, 0, 0)]
+    if not kind.is_splittable:
+        return [Task(kind, 0, size)]
+    return [Task(kind, start, min(size, start + task_bytes)) for start in range(0, size, task_bytes)]
+
+
+def batches(file: BinaryIO, task: Task, limits: Limits, tally: Tally) -> Iterator[Batch]:
+    """Yield the cells of a task."""
+    kind = task.format
+    if kind.name == "parquet":
+        return parquet_batches(file, task.start, task.stop, limits, tally)
+    if kind.name == "json":
+        return json_batches(kind.stream(file, limits), limits, tally)
+    if kind.name == "csv":
+        return csv_batches(kind.stream(file, limits), kind.delimiter, kind.header, limits, tally)
+    if kind.name in ("empty", "binary"):
+        return iter(())
+    read = json_line_batches if kind.name == "jsonl" else text_batches
+    if kind.is_splittable:
+        return read(file, task.start, task.stop, limits, tally)
+    return read(Forward(kind.stream(file, limits)), 0, 1 << 62, limits, tally)
+
+
+class Forward:
+    """A stream in the place of a file that is read from its start."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.read = reader.read
+
+    def seek(self, offset: int, /) -> int:
+        """Stay at the start, which is the only place that readers of streams ask for."""
+        return 0
+
+
+def scan_task(source: Source, task: Task, scan: Scan, detector: Detector, deadline: float) -> Report:
+    """Return what is in one piece: a pure function of its arguments.
+
+    Raises:
+        ScanFailed: the piece is broken or beyond the limits.
+    """
+    tally = Tally()
+    found: dict[str, dict[str, Found]] = {}
+    rules = scan.rules
+    shown = functools.lru_cache(1000)(functools.partial(_shown, detector))
+    with source.open() as file:
+        for batch in batches(file, task, scan.limits, tally):
+            if time.monotonic() > deadline:
+                raise ScanFailed(f"it took longer than {scan.limits.max_seconds:g} seconds")
+            for hit in detector.hits(batch.data, batch.column):
+                rule = rules[hit.rule]
+                place = batch.place(hit.start)
+                columns = found.setdefault(rule.type, {})
+                column = shown(place.column)
+                before = columns.get(column)
+                samples: tuple[Sample, ...] = ()
+                offset = -1 if place.offset is None else place.offset
+                if before is None or _is_wanted(before, place.row, offset, scan.samples):
+                    value = batch.data[hit.start : hit.stop]
+                    samples = (
+                        Sample(
+                            place.row,
+                            offset,
+                            mask(rule.type, value),
+                            digest(scan.salt, rule.type, value),
+                        ),
+                    )
+                one = Found(1, {rule.name: 1}, samples)
+                columns[column] = one if before is None else before.plus(one, scan.samples)
+                if len(columns) > 4096:
+                    found[rule.type] = bounded(columns, scan.samples)
+    return Report(
+        format=task.format.name,
+        rows=tally.rows,
+        bytes=tally.bytes,
+        invalid_lines=tally.invalid_lines,
+        samples=scan.samples,
+        found={kind: bounded(columns, scan.samples) for kind, columns in sorted(found.items())},
+    )
+
+
+def _shown(detector: Detector, column: str) -> str:
+    """Return a column's name as it may be shown: a key of JSON can be a value itself."""
+    return "*" if detector.candidates(b"\0" + encode(column.replace(".", "\0")) + b"\0") else column
+
+
+def _is_wanted(found: Found, row: int, offset: int, samples: int) -> bool:
+    """Whether a value is among the first: those of lines that had to be decoded come later than their neighbours."""
+    if len(found.samples) < samples:
+        return True
+    return samples > 0 and (row, offset) < (found.samples[-1].row, found.samples[-1].offset)
+
+
+Run = Callable[[Source, Sequence[Task], Scan], Iterable[Report]]
+"""How tasks are run: here, by processes (`workers.in_processes`), or by a cluster; reports come in the tasks' order."""
+
+
+def run_here(source: Source, tasks: Sequence[Task], scan: Scan) -> Iterator[Report]:
+    """Run the tasks one after the other in this thread."""
+    detector = detector_for(scan.rules, scan.engine)
+    deadline = time.monotonic() + scan.limits.max_seconds
+    for task in tasks:
+        yield scan_task(source, task, scan, detector, deadline)
+
+
+def scan_file(
+    source: Source, scan: Scan, *, name: str = "", run: Run = run_here, task_bytes: int = TASK_BYTES
+) -> Report:
+    """Return the report of a file.
+
+    Raises:
+        ScanFailed: it cannot be looked into as a whole; the message says why.
+    """
+    try:
+        with source.open() as file:
+            tasks = plan(file, name, scan.limits, task_bytes)
+        total = Report(samples=scan.samples)
+        for report in run(source, tasks, scan):
+            total += report
+    except MemoryError:
+        raise ScanFailed("it needs more memory than a scan may use") from None
+    except RecursionError:
+        raise ScanFailed("it is nested too deeply") from None
+    except OSError as error:
+        raise ScanFailed(f"it cannot be read: {error.strerror or type(error).__name__}") from None
+    return total
