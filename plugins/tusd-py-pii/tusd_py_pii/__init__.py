@@ -19,7 +19,6 @@ from tusd_py.config import ConfigError
 from tusd_py.models import Content
 from tusd_py_pii.commands import pii
 from tusd_py_pii.errors import RuleError, ScanFailed
-from tusd_py_pii.names import with_names
 from tusd_py_pii.policy import Settings, settings_from
 from tusd_py_pii.report import Report
 from tusd_py_pii.scan import run_here, scan_file, source_of
@@ -30,13 +29,18 @@ chosen = Settings()
 
 
 @hookimpl
-def register_settings(settings: Mapping[str, Any]) -> None:
-    """Take the settings; rules that cannot be used keep the server from starting."""
+def register_settings(settings: Mapping[str, Any]) -> bool:
+    """Take the settings; without any, or with `enabled = false`, nothing is scanned.
+
+    Raises:
+        ConfigError: rules cannot be used, or a setting is unknown.
+    """
     global chosen
     try:
         chosen = settings_from(settings)
     except RuleError as error:
         raise ConfigError(f"[plugins.pii]: {error}") from error
+    return bool(settings) and chosen.enabled
 
 
 @hookimpl
@@ -74,8 +78,7 @@ def examined(content: Content, settings: Settings, name: str) -> Report:
         is_small = content.size <= settings.inline_bytes and file.read(4) != b"PAR1"
     here = not elsewhere or (is_small and not settings.has_foreign_rules())
     run = run_here if here else in_processes(settings.workers)
-    report = scan_file(source, settings.scan(), name=name, run=run)
-    return with_names(report, source, settings, name) if settings.names else report
+    return scan_file(source, settings.scan(), name=name, run=run)
 
 
 def _write(report: Report, path: Path) -> None:

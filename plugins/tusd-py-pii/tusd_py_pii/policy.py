@@ -62,10 +62,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Secret for the hashes of samples; without it every scan has another, and reports cannot be compared."""
     report_dir: str = ""
     """Directory for reports in JSON, one for each upload."""
-    names: bool = False
-    """Look for names in a sample of the text, with presidio; this never quarantines."""
-    names_model: str = ""
-    """A spaCy model for that, by name or path."""
+    enabled: bool = True
+    """Whether uploads are scanned; `enabled = true` alone takes the defaults for all else."""
 
     def rules(self) -> tuple[Rule, ...]:
         """Return the rules that are chosen.
