@@ -30,13 +30,17 @@ chosen = Settings()
 
 
 @hookimpl
-def register_settings(settings: Mapping[str, Any]) -> None:
-    """Take the settings; rules that cannot be used keep the server from starting."""
+def register_settings(settings: Mapping[str, Any]) -> bool:
+    """Take the settings; without any, or with `enabled = false`, nothing is scanned.
+
+    Rules that cannot be used keep the server from starting.
+    """
     global chosen
     try:
         chosen = settings_from(settings)
     except RuleError as error:
         raise ConfigError(f"[plugins.pii]: {error}") from error
+    return bool(settings) and chosen.enabled
 
 
 @hookimpl

@@ -36,6 +36,8 @@ DEFAULTS: dict[str, Action] = {
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The table `[plugins.pii]` of the server's TOML file."""
 
+    enabled: bool = True
+    """Whether uploads are scanned; a table with this alone takes the defaults of all others."""
     policy: dict[str, Action] = {}
     """By type: ignore, report or quarantine. Types that are not named keep their default; new ones are reported."""
     threshold: dict[str, int] = {}
