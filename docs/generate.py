@@ -47,7 +47,7 @@ def hooks() -> str:
         "pre_": "may refuse",
         "inspect_": "may refuse",
         "post_": "observes",
-        "": "stage, not run yet",
+        "": "stage, as a job",
     }
     rows, sections = [], []
     for name in hook_names():

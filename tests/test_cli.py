@@ -20,8 +20,8 @@ from tusd_py.settings import fields
 from tusd_py.testing.raw import RawClient
 from tusd_py.testing.server import ServerProcess
 
-COMMANDS = ["serve", "check", "config", "plugins", "hooks", "upload", "uploads"]
-SUBCOMMANDS = ["list", "show", "delete", "expire"]
+COMMANDS = ["serve", "check", "config", "plugins", "hooks", "upload", "uploads", "jobs", "worker"]
+SUBCOMMANDS = ["list", "show", "release", "quarantine", "recheck", "delete", "expire"]
 
 
 @pytest.fixture
@@ -160,6 +160,7 @@ def test_check_says_what_would_be_used(run, tmp_path, free_port):
     said = checked.stdout
     assert f"store       file:{tmp_path / 'up'}" in said
     assert f"state       sqlite:{tmp_path / 'up' / 'uploads.db'}" in said
+    assert "jobs        memory:\n" in said
     assert (
         "extensions  creation, creation-with-upload, creation-defer-length, expiration, checksum, termination" in said
     )

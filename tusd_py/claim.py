@@ -22,6 +22,7 @@ from tusd_py.body import Bodies, Body
 from tusd_py.errors import AlreadyExists, Gone, NotFinished, NotFound, Reject, StorageFull, TusError
 from tusd_py.hooks.caller import Hooks
 from tusd_py.models import Request, Status, Upload, now, total_length
+from tusd_py.stages import first_status, opened, planned, restored
 from tusd_py.state.base import State
 from tusd_py.stores.base import Concatenable, Progress, Readable, Store, Terminable
 
@@ -54,6 +55,8 @@ class Backends:
     hooks: Hooks
     rules: Rules
     bodies: Bodies
+    jobs_due: asyncio.Event
+    """Set when there may be jobs to begin."""
 
     async def find(self, upload_id: str) -> Upload:
         """Return the record, made again from the store if there is none.
@@ -72,17 +75,21 @@ class Backends:
         upload = await self.store.load(upload_id)
         if upload is None:
             raise NotFound()
+        jobs = restored(upload.status, upload.jobs, now())
         # The numbers of locks may begin anew where the records do.
-        upload = upload.changed(fence=0)
+        upload = upload.changed(fence=0, jobs=())
         if not upload.status.is_finished and self.rules.expire_after:
             upload = upload.changed(expires_at=now() + self.rules.expire_after)
         try:
+            # Before the record, for nobody would miss them once that is there.
+            await self.state.add_jobs(jobs)
             await self.state.insert(upload)
             _log.info("record made from the manifest", upload=upload_id, offset=upload.offset)
         except AlreadyExists:
             return await self.find(upload_id)
         except StorageFull:
             _log.warning("no space for the record", upload=upload_id)
+        self.jobs_due.set()
         return upload
 
     async def remove_bytes(self, upload: Upload) -> None:
@@ -160,7 +167,7 @@ class Claim:
         upload = self.upload.with_length(length, self._rules.max_size)
         if upload is not self.upload:
             await self._store.save(upload)
-            await self._save(upload)
+            await self.save(upload)
 
     async def receive(self, body: Body) -> None:
         """Append a body, and finish the upload if that makes it complete.
@@ -198,18 +205,22 @@ class Claim:
             Reject: a plugin refused it; it is a tombstone now.
         """
         if self.upload.status is Status.RECEIVING:
-            await self._save(self.upload.changed(status=Status.ASSEMBLING))
+            await self.save(self.upload.changed(status=Status.ASSEMBLING))
         self.upload = await self._intact(self._store.finish(self.upload))
         if self._wants_head():
             await self._inspect(await self._backends.first_bytes(self.upload, self._head_size()))
         if not self.upload.is_partial and self._hooks.has("pre_finish"):
             assert isinstance(self._store, Readable)
             await self._refusable(self._hooks.pre_finish(self.upload, self._store.content(self.upload)))
-        upload = self.upload.finished(Status.ACCEPTED, now())
-        await self._store.save(upload)
-        await self._save(upload)
+        jobs = planned(self.upload, self._hooks.plugins_of, now())
+        upload = self.upload.finished(first_status(jobs), now())
+        await self._store.save(upload.changed(jobs=tuple(jobs)))
+        # Before the record, for nobody would miss them once that is there.
+        await self._backends.state.add_jobs(opened(upload.status, jobs, now()))
+        await self.save(upload)
         self.is_newly_finished = True
-        if not upload.is_partial:
+        self._backends.jobs_due.set()
+        if not upload.is_partial and upload.status is Status.ACCEPTED:
             self._hooks.post_finish(self.upload)
 
     async def assemble(self) -> None:
@@ -227,9 +238,9 @@ class Claim:
             length = total_length(members, self._rules.max_size)
             if not all(member.status.is_finished for member in members):
                 if length != self.upload.length:
-                    await self._save(self.upload.changed(length=length))
+                    await self.save(self.upload.changed(length=length))
                 return
-            await self._save(self.upload.changed(length=length, status=Status.ASSEMBLING))
+            await self.save(self.upload.changed(length=length, status=Status.ASSEMBLING))
             async with self._recorded() as progress:
                 self.upload = await self._intact(self._store.concatenate(self.upload, members, progress))
         assert self.upload.length is not None
@@ -240,15 +251,20 @@ class Claim:
         """Turn the upload into a tombstone and free its bytes; what is left of a lost one stays for the operator."""
         tombstone = self.upload.ended(status, now(), self._rules.remember_ended, reason)
         try:
-            await self._save(tombstone)
+            await self.save(tombstone)
         except StorageFull:
             if status is Status.LOST:
                 raise
             # Only this order makes the space that the record needs.
             await self._backends.remove_bytes(tombstone)
-            await self._save(tombstone)
+            await self.save(tombstone)
         if status is not Status.LOST:
             await self._backends.remove_bytes(tombstone)
+        for job in await self._backends.state.jobs(self.upload.id) if self.upload.finished_at else []:
+            if not job.status.has_ended:
+                # Who looks at it cancels it; who is at it has lost it.
+                await self._backends.state.save_job(job.taken(due_at=now()), job.fence)
+        self._backends.jobs_due.set()
         _log.info("upload ended", upload=self.upload.id, status=status.value, reason=reason)
         self._hooks.post_terminate(self.upload)
 
@@ -261,7 +277,12 @@ class Claim:
             await self.end(Status.TERMINATED, "its creation failed")
             await self._backends.state.remove(self.upload.id)
 
-    async def _save(self, upload: Upload) -> None:
+    async def save(self, upload: Upload) -> None:
+        """Replace the record.
+
+        Raises:
+            Fenced: the lock went to somebody else meanwhile.
+        """
         self.upload = await self._backends.state.save(upload, self._fence)
 
     async def _measured(self) -> Upload:
@@ -286,7 +307,7 @@ class Claim:
             self.upload = stored.with_offset(stored.offset, now(), self._rules.expire_after)
             # On a full disk the record has to wait, but the client can learn the right offset all the same.
             with contextlib.suppress(StorageFull):
-                await self._save(self.upload)
+                await self.save(self.upload)
 
     async def _append(self, body: Body) -> None:
         async with self._recorded(body) as progress:
@@ -326,7 +347,7 @@ class Claim:
                 await asyncio.wait([recorder])
 
     async def _advance(self, stored: Upload) -> None:
-        await self._save(stored.with_offset(stored.offset, now(), self._rules.expire_after))
+        await self.save(stored.with_offset(stored.offset, now(), self._rules.expire_after))
         self._hooks.post_receive(self.upload)
 
     def _head_size(self) -> int:

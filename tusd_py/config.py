@@ -24,7 +24,7 @@ def _setting(group: str, text: str, *, secret: bool = False) -> msgspec.Meta:
 
 
 _Net, _Store, _Limit, _Http, _Plugin, _Log = "Network", "Storage", "Limits", "HTTP", "Plugins", "Logging"
-_S3 = "S3"
+_S3, _Jobs = "S3", "Jobs"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -192,6 +192,25 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     block_plugin: Annotated[list[str], _setting(_Plugin, "Plugins not to load, by name.")] = []
     hook_timeout: Annotated[timedelta, _setting(_Plugin, "A plugin's hook may take so long.")] = timedelta(seconds=30)
     head_size: Annotated[Size, _setting(_Plugin, "How many first bytes the inspect_head hook gets.")] = Size(64 * 1024)
+    jobs: Annotated[
+        str | None,
+        _setting(
+            _Jobs,
+            "URL of the queue that hands jobs out: memory: for the server itself, or Redis for `tusd-py worker` "
+            "processes; default that of redis, or memory:.",
+        ),
+    ] = None
+    job_concurrency: Annotated[int, _setting(_Jobs, "Jobs that one process does at the same time.")] = 4
+    job_attempts: Annotated[int, _setting(_Jobs, "A job fails for good after so many attempts.")] = 5
+    job_backoff: Annotated[
+        timedelta,
+        _setting(_Jobs, "The second attempt comes about so long after the first; each further wait is twice as long."),
+    ] = timedelta(seconds=2)
+    job_timeout: Annotated[timedelta, _setting(_Jobs, "An attempt may take so long.")] = timedelta(hours=1)
+    job_lease: Annotated[
+        timedelta, _setting(_Jobs, "A job whose worker has been silent for so long is begun again by another.")
+    ] = timedelta(seconds=30)
+
     plugins: Annotated[
         dict[str, dict[str, Any]],
         _setting(_Plugin, "Tables of plugins' own settings, by plugin name (TOML only)."),
@@ -214,7 +233,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         problems = []
         if not 0 <= self.port <= 65535:
             problems.append(f"port must be between 0 and 65535, not {self.port}")
-        for name in ("workers", "max_connections", "max_concat_members", "head_size", "s3_concurrency"):
+        for name in (
+            "workers",
+            "max_connections",
+            "max_concat_members",
+            "head_size",
+            "s3_concurrency",
+            "job_concurrency",
+            "job_attempts",
+        ):
             if (count := getattr(self, name)) < 1:
                 problems.append(f"{name} must be at least 1, not {count}")
         if not 5 * 1024 * 1024 <= self.s3_part_size <= 5 * 1024**3:
@@ -239,6 +266,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "progress_interval",
             "s3_timeout",
             "orphan_grace",
+            "job_backoff",
+            "job_timeout",
+            "job_lease",
         ):
             if getattr(self, name) <= timedelta(0):
                 problems.append(f"{name} must be more than 0")
@@ -255,6 +285,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """`base_path` with a slash at both ends."""
         inner = self.base_path.strip("/")
         return f"/{inner}/" if inner else "/"
+
+    @property
+    def jobs_url(self) -> str:
+        """URL of the queue of jobs, with the default filled in."""
+        return self.jobs or self.redis or "memory:"
 
     @property
     def store_url(self) -> str:

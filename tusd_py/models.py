@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol, get_args
 
 import msgspec
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -90,6 +90,75 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
     """CRC-32C of its bytes, if known."""
 
 
+Stage = Literal["check", "describe", "deliver"]
+
+
+class JobStatus(enum.StrEnum):
+    """Where a job is."""
+
+    WAITING = "waiting"
+    """It is not its turn, or it is and nobody has begun yet."""
+    RUNNING = "running"
+    DONE = "done"
+    """The plugin has answered; a check's verdict is in the result."""
+    FAILED = "failed"
+    """No attempt succeeded, or the plugin said that none would."""
+    CANCELLED = "cancelled"
+    """An operator gave it up, or its upload ended."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more happens unless an operator wants it."""
+        return self not in (JobStatus.WAITING, JobStatus.RUNNING)
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What one plugin does with one complete upload in one stage."""
+
+    upload_id: str
+    stage: Stage
+    plugin: str
+    status: JobStatus = JobStatus.WAITING
+    due_at: datetime | None = None
+    """When somebody has to look at it next: to begin it, to take it over from a worker that died, or to draw the
+    consequences of its end. None while that depends on something else."""
+    attempts: int = 0
+    """Attempts begun since it was created or last retried."""
+    fence: int = 0
+    """Grows with every attempt and every command; who has an older number changes nothing."""
+    worker: str | None = None
+    """Who has begun it last."""
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    progress: int = 0
+    """Bytes of the upload that are worked through."""
+    total: int | None = None
+    result: Any = None
+    """What the plugin returned: a check's verdict, a description's facts."""
+    error: str | None = None
+    """Why the last attempt failed."""
+
+    @property
+    def id(self) -> str:
+        """Its name in commands."""
+        return f"{self.upload_id}/{self.stage}/{self.plugin}"
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """Its place among the jobs of its upload."""
+        return get_args(Stage).index(self.stage), self.plugin
+
+    def changed(self, **changes: Any) -> Job:
+        """Return a copy with other values."""
+        return msgspec.structs.replace(self, **changes)
+
+    def taken(self, **changes: Any) -> Job:
+        """Return a copy with other values, and a number by which nobody who held the job before can change it."""
+        # The time in it keeps numbers from coming again when records were lost and are made anew.
+        return self.changed(fence=max(self.fence + 1, round(now().timestamp() * 1e6)), **changes)
+
+
 class Upload(msgspec.Struct, frozen=True, kw_only=True):
     """One upload: what is known of it, and the rules for changing it.
 
@@ -125,6 +194,8 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
     """Why it was rejected, quarantined or lost."""
     is_inspected: bool = False
     """Whether plugins have seen its first bytes."""
+    jobs: tuple[Job, ...] = ()
+    """Its jobs, in a manifest; the state has records of their own."""
 
     @property
     def is_partial(self) -> bool:
@@ -320,6 +391,8 @@ class Measure(msgspec.Struct, frozen=True):
         "bytes_received",
         "chunk",
         "receiving",
+        "job",
+        "job_wait",
     ]
     value: float
     labels: dict[str, str] = {}

@@ -6,6 +6,7 @@ refused before anything is locked or anybody disturbed; what is done under the l
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import secrets
@@ -48,8 +49,9 @@ class Uploads:
         self.hooks = hooks
         self.rules = rules
         self.bodies = Bodies()
+        self.jobs_due = asyncio.Event()
         self._locker = locker
-        self._backends = Backends(store, state, hooks, rules, self.bodies)
+        self._backends = Backends(store, state, hooks, rules, self.bodies, self.jobs_due)
 
     async def find(self, upload_id: str) -> Upload:
         """Return the record as it is now, without a lock.
@@ -92,7 +94,7 @@ class Uploads:
             TusError: a rule or a plugin refuses it, or the body ended badly; what counts of it is kept all the same.
         """
         await self.hooks.authorize(request, "append", await self.find(upload_id))
-        async with self._claimed(upload_id, body.let_go) as claim:
+        async with self.claimed(upload_id, body.let_go) as claim:
             await claim.recover(at=offset)
             claim.upload.check_appendable(offset)
             future = claim.upload if length is None else claim.upload.with_length(length, self.rules.max_size)
@@ -135,13 +137,15 @@ class Uploads:
 
         Raises:
             NotFinished: it is not complete, or a part of a concatenation.
-            Forbidden: it is in quarantine.
+            Forbidden: it is in quarantine, or being checked.
         """
         upload = await self.find(upload_id)
         await self.hooks.authorize(request, "read", upload)
         upload.check_present()
         if upload.status is Status.QUARANTINED:
             raise Forbidden(f"the upload is in quarantine: {upload.reason or 'a check failed'}")
+        if upload.status is Status.CHECKING:
+            raise Forbidden("the upload is being checked, and can be read once it has passed")
         # No plugin has looked at a part; they see the whole that is made of it.
         if upload.status is not Status.ACCEPTED or upload.is_partial:
             raise NotFinished()
@@ -151,7 +155,7 @@ class Uploads:
     async def terminate(self, request: Request, upload_id: str) -> Upload:
         """Remove an upload for a client, and return its tombstone."""
         await self.hooks.authorize(request, "terminate", await self.find(upload_id))
-        async with self._claimed(upload_id) as claim:
+        async with self.claimed(upload_id) as claim:
             claim.upload.check_present()
             await self.hooks.pre_terminate(request, claim.upload)
             await claim.end(Status.TERMINATED)
@@ -159,7 +163,7 @@ class Uploads:
 
     async def remove(self, upload_id: str) -> Upload:
         """Remove an upload for the operator, and return its tombstone."""
-        async with self._claimed(upload_id) as claim:
+        async with self.claimed(upload_id) as claim:
             claim.upload.check_present()
             await claim.end(Status.TERMINATED, "removed by the operator")
         return claim.upload
@@ -169,7 +173,7 @@ class Uploads:
         done = 0
         for found in await self.state.due(now(), limit):
             try:
-                async with self._claimed(found.id, timeout=0) as claim:
+                async with self.claimed(found.id, timeout=0) as claim:
                     if not claim.upload.is_expired(now()):
                         continue
                     if claim.upload.status.is_tombstone:
@@ -248,7 +252,7 @@ class Uploads:
                 self.hooks.measure("lock_handover", time.perf_counter() - asked_at[0])
 
     @contextlib.asynccontextmanager
-    async def _claimed(
+    async def claimed(
         self, upload_id: str, let_go: LetGo = _keep, *, timeout: float | None = None, urgent: bool = True
     ) -> AsyncIterator[Claim]:
         """Hold the lock, with the record as it is under it."""
@@ -258,7 +262,7 @@ class Uploads:
         await self._wake_finals(claim)
 
     async def _recovered(self, upload_id: str, timeout: float | None = None) -> Upload:
-        async with self._claimed(upload_id, timeout=timeout, urgent=False) as claim:
+        async with self.claimed(upload_id, timeout=timeout, urgent=False) as claim:
             await claim.recover()
             claim.upload.check_present()
         return claim.upload
@@ -268,7 +272,7 @@ class Uploads:
         with contextlib.suppress(Gone):
             if (await self.store.measure(upload)).offset == upload.length:
                 return upload
-        async with self._claimed(upload.id) as claim:
+        async with self.claimed(upload.id) as claim:
             claim.upload.check_present()
             await claim.check_stored()
         return claim.upload
@@ -345,7 +349,7 @@ class Uploads:
             return
         for final in await self.state.waiting_finals(claim.upload.id):
             try:
-                async with self._claimed(final.id) as waiting:
+                async with self.claimed(final.id) as waiting:
                     await waiting.recover()
             except TusError as error:
                 _log.warning("a concatenation has to wait", upload=final.id, error=error.message)

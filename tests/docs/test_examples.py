@@ -1,18 +1,25 @@
 """Every example runs as it says."""
 
 import asyncio
+import base64
+import hashlib
+import hmac
 import inspect
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from tusd_py.composer import load_plugins
 from tusd_py.config import Config, ConfigError
+from tusd_py.headers import format_upload_metadata
+from tusd_py.testing.contracts import wait_until
 from tusd_py.testing.raw import RawClient
 from tusd_py.testing.server import ServerProcess
 
@@ -116,3 +123,56 @@ async def test_05_replicas(tmp_path):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
     assert list(tmp_path.glob("tusd-py-replicas-*")) == []
+
+
+async def shown(tus, url, condition):
+    """Wait until the status API shows what is wanted."""
+
+    async def look():
+        found = json.loads((await tus.get(url.replace("/files/", "/api/uploads/"))).body)
+        return condition(found) and found
+
+    return await wait_until(look)
+
+
+async def test_06_plugin_check_jsonl(server_with):
+    """Good lines pass; bad ones, and ones without end, quarantine the file with their numbers."""
+    tus = RawClient(server_with(f"--plugin={EXAMPLES / '06_plugin_check_jsonl.py'}").url)
+
+    async def verdict(data, name="a.jsonl"):
+        metadata = {"Upload-Metadata": format_upload_metadata({"filename": name})}
+        url = await tus.create(len(data), metadata, data)
+        found = await shown(tus, url, lambda found: found["status"] != "checking")
+        return found["status"], found["reason"]
+
+    assert await verdict(b'{"a": 1}\n{"b": 2}\n') == ("accepted", None)
+    assert await verdict(b'{"a": 1}\n{"b"\n[]\n') == ("quarantined", "line 2 is no JSON; line 3 is no object")
+    assert await verdict(b"[" * 100_000) == ("quarantined", "line 1 is no JSON")
+    assert await verdict(b" " * 2**20) == ("quarantined", "line 1 is longer than 1048576 bytes")
+    assert await verdict(b"no JSON", "a.txt") == ("accepted", None)
+
+
+async def test_07_plugin_deliver_events(tmp_path):
+    """An accepted upload becomes a file that tells what and where it is, and whose signature is right."""
+    config = tmp_path / "tusd-py.toml"
+    plugin = EXAMPLES / "07_plugin_deliver_events.py"
+    table = f'[plugins.07_plugin_deliver_events]\nfolder = "{tmp_path}"\nsecret = "sesame"\n'
+    config.write_text(f'plugin = ["{plugin}"]\n{table}')
+    with ServerProcess("--config", str(config), "--upload-dir", str(tmp_path / "uploads")) as server:
+        tus = RawClient(server.url)
+        url = await tus.create(5, body=b"hello")
+        await shown(tus, url, lambda found: found["jobs"][-1]["status"] == "done")
+    event = json.loads((tmp_path / f"{url.rpartition('/')[2]}.json").read_text())
+    signature = event.pop("signature")
+    assert event["data"]["url"] == (tmp_path / "uploads" / event["subject"]).as_uri()
+    assert event["data"]["facts"]["07_plugin_deliver_events"]["sha256"] == hashlib.sha256(b"hello").hexdigest()
+    stamp = str(int(datetime.fromisoformat(event["time"]).timestamp()))
+    signed = ".".join([event["id"], stamp, json.dumps(event, sort_keys=True)])
+    expected = hmac.digest(b"sesame", signed.encode(), "sha256")
+    assert signature == f"v1,{base64.b64encode(expected).decode()}"
+
+
+def test_07_plugin_deliver_events_without_a_secret():
+    """A server whose plugin lacks its settings does not start."""
+    with pytest.raises(ConfigError, match="missing required field"):
+        load_plugins(Config(plugin=[str(EXAMPLES / "07_plugin_deliver_events.py")]))

@@ -121,7 +121,7 @@ async def post_terminate(upload):
 
 @hookimpl
 async def post_verdict(upload, verdict):
-    _record("post_verdict", upload)
+    _record("post_verdict", upload, ok=verdict.ok, reasons=list(verdict.reasons))
 
 
 @hookimpl
@@ -135,17 +135,23 @@ async def post_measure(measure):
 
 
 @hookimpl
-async def check(upload, content):
-    _record("check", upload)
-    return Verdict(ok=True)
+def check(upload, content, progress):
+    _record("check", upload, content=_text(content))
+    progress(content.size)
+    return Verdict(ok=True, reasons=["well"])
 
 
 @hookimpl
-async def describe(upload, content):
-    _record("describe", upload)
-    return {}
+def describe(upload, content):
+    _record("describe", upload, content=_text(content))
+    return {"words": len(_text(content).split())}
 
 
 @hookimpl
-async def deliver(upload, content):
-    _record("deliver", upload)
+def deliver(upload, content, facts):
+    _record("deliver", upload, content=_text(content), facts=dict(facts))
+
+
+def _text(content):
+    with content.open() as file:
+        return file.read().decode(errors="replace")

@@ -12,7 +12,6 @@ from tusd_py.composer import load_plugins
 from tusd_py.config import Config
 from tusd_py.headers import format_upload_metadata
 from tusd_py.hooks.plugins import hook_names, implementations
-from tusd_py.hooks.specs import STAGES
 from tusd_py.testing.contracts import wait_until
 from tusd_py.testing.raw import RawClient
 from tusd_py.testing.server import ServerProcess
@@ -324,34 +323,30 @@ async def test_post_measure_sees_the_servers_own_work(recorded):
     assert {"hook": "pre_finish", "plugin": "recorder", "outcome": "ok"} in hooks
 
 
-async def waits_in_status(recorded, stage):
-    """Stages are not run yet: the status API shows what waits for one, and no plugin is called."""
+async def test_check_sees_a_complete_upload(recorded):
+    """The stage `check` runs after the last byte, with the content, before the upload is accepted."""
     _, upload_id = await recorded.create(body=b"abc")
-    shown = json.loads((await recorded.tus.request("GET", f"/api/uploads/{upload_id}", AS_ANN)).body)
-    assert {"stage": stage, "plugin": "recorder", "status": "waiting"} in shown["jobs"]
-    assert shown["status"] == "accepted"
-    await recorded.call("post_finish", id=upload_id)
-    assert not recorded.calls(stage)
-    assert stage in STAGES
+    call = await recorded.call("check", id=upload_id)
+    assert (call["status"], call["content"]) == ("checking", "abc")
 
 
-async def test_check_waits(recorded):
-    """The stage `check` is declared; nothing runs it yet, and the upload is accepted without."""
-    await waits_in_status(recorded, "check")
-
-
-async def test_describe_waits(recorded):
-    """The stage `describe` is declared; nothing runs it yet."""
-    await waits_in_status(recorded, "describe")
-
-
-async def test_deliver_waits(recorded):
-    """The stage `deliver` is declared; nothing runs it yet."""
-    await waits_in_status(recorded, "deliver")
-
-
-async def test_post_verdict_waits_for_checks(recorded):
-    """As long as no check runs there is no verdict to tell."""
+async def test_describe_sees_an_accepted_upload(recorded):
+    """The stage `describe` runs on what has passed, and the status API shows what it returns."""
     _, upload_id = await recorded.create(body=b"abc")
-    await recorded.call("post_finish", id=upload_id)
-    assert not recorded.calls("post_verdict")
+    call = await recorded.call("describe", id=upload_id)
+    assert (call["status"], call["content"]) == ("accepted", "abc")
+
+
+async def test_deliver_gets_the_facts(recorded):
+    """The stage `deliver` runs on what is accepted, with what `describe` returned."""
+    _, upload_id = await recorded.create(body=b"abc")
+    call = await recorded.call("deliver", id=upload_id)
+    assert (call["status"], call["content"]) == ("accepted", "abc")
+    assert call["facts"] == {"recorder": {"words": 1}}
+
+
+async def test_post_verdict_sees_the_verdict(recorded):
+    """The hook gets the upload as it is after the verdict, and the reasons."""
+    _, upload_id = await recorded.create(body=b"abc")
+    call = await recorded.call("post_verdict", id=upload_id)
+    assert (call["status"], call["ok"], call["reasons"]) == ("accepted", True, ["well"])

@@ -45,8 +45,8 @@ class Pieced(Upload, frozen=True, kw_only=True):
 
 
 def pieced(count: int) -> Pieced:
-    fields = msgspec.structs.asdict(new_upload())
-    return Pieced(**fields, parts=tuple(Piece(number, f"etag-{number}-" + "x" * 24) for number in range(count)))
+    parts = tuple(Piece(number, f"etag-{number}-" + "x" * 24) for number in range(count))
+    return Pieced(**{**msgspec.structs.asdict(new_upload()), "parts": parts})
 
 
 def bytes_sent_to(server: RedisProcess) -> int:

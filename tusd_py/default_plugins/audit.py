@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from tusd_py.hooks.specs import hookimpl
-from tusd_py.models import Request, Response, Upload
+from tusd_py.models import Request, Response, Upload, Verdict
 
 _ACTIONS = {"POST": "create", "PATCH": "append", "DELETE": "terminate", "GET": "read"}
 
@@ -43,6 +43,11 @@ class Audit:
     def post_finish(self, upload: Upload) -> None:
         """Write that an upload was accepted."""
         self._write("finish", upload.id, owner=upload.owner, length=upload.length)
+
+    @hookimpl
+    def post_verdict(self, upload: Upload, verdict: Verdict) -> None:
+        """Write what checks or an operator decided, and why."""
+        self._write("verdict", upload.id, owner=upload.owner, status=upload.status.value, reasons=list(verdict.reasons))
 
     @hookimpl
     def post_terminate(self, upload: Upload) -> None:

@@ -13,7 +13,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from tusd_py.hooks.specs import RegisterRoute, hookimpl
-from tusd_py.models import Measure, Request, Response, Upload
+from tusd_py.models import Measure, Request, Response, Status, Upload
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _LONG_SECONDS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
@@ -42,7 +42,7 @@ class Metrics:
         )
         self.duration = Histogram(
             "upload_duration_seconds",
-            "Time from creation to acceptance.",
+            "Time from creation to completion, of accepted uploads.",
             registry=registry,
             buckets=_LONG_SECONDS,
         )
@@ -86,6 +86,20 @@ class Metrics:
             registry=registry,
             buckets=_SECONDS,
         )
+        self.jobs = Histogram(
+            "job_duration_seconds",
+            "Time that attempts at jobs took, by how they ended: done, repeated, failed, returned.",
+            ["stage", "plugin", "outcome"],
+            registry=registry,
+            buckets=_LONG_SECONDS,
+        )
+        self.job_wait = Histogram(
+            "job_wait_seconds",
+            "Time from a job being due to its beginning.",
+            ["stage"],
+            registry=registry,
+            buckets=_LONG_SECONDS,
+        )
         self.dropped = Counter(
             "hook_events_dropped_total",
             "Events that a plugin was too slow to see.",
@@ -109,6 +123,12 @@ class Metrics:
         self.uploads.labels(upload.status.value, file_type(upload)).inc()
         if upload.finished_at:
             self.duration.observe((upload.finished_at - upload.created_at).total_seconds())
+
+    @hookimpl
+    def post_verdict(self, upload: Upload) -> None:
+        """Count an upload that is put into quarantine."""
+        if upload.status is Status.QUARANTINED:
+            self.uploads.labels(upload.status.value, file_type(upload)).inc()
 
     @hookimpl
     def post_terminate(self, upload: Upload) -> None:
@@ -138,6 +158,10 @@ class Metrics:
                 self.lock_handover.observe(value)
             case "hook":
                 self.hooks.labels(labels["hook"], labels["plugin"], labels["outcome"]).observe(value)
+            case "job":
+                self.jobs.labels(labels["stage"], labels["plugin"], labels["outcome"]).observe(value)
+            case "job_wait":
+                self.job_wait.labels(labels["stage"]).observe(value)
             case "event_dropped":
                 self.dropped.labels(labels["plugin"]).inc(value)
 

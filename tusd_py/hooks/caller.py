@@ -24,12 +24,14 @@ import msgspec
 import pluggy
 import structlog
 
-from tusd_py.errors import HookFailed, HookTimeout, TusError, Unauthenticated
+from tusd_py.errors import HookFailed, HookTimeout, Reject, TusError, Unauthenticated
 from tusd_py.hooks.plugins import hook_names, implementations
-from tusd_py.models import Action, Changes, Content, Identity, Measure, Request, Response, Upload
+from tusd_py.models import Action, Changes, Content, Identity, Job, Measure, Request, Response, Upload, Verdict
 
 QUEUE_SIZE = 10_000
 SLOW_SHARE = 0.5
+MAX_RESULT = 256 * 1024
+"""Largest answer of a stage, as JSON: it is kept with the upload's record."""
 THREADS = 16
 """So many plain functions of one plugin run at a time; further calls wait, within their time-out."""
 
@@ -147,6 +149,37 @@ class Hooks:
             raise self._wrong_type("page", plugin, response)
         return response
 
+    async def run_stage(self, job: Job, timeout: float, arguments: Mapping[str, Any]) -> Any:
+        """Have a plugin do its job, and return its answer as JSON has it.
+
+        Raises:
+            Reject: the plugin says that another attempt would not help.
+            TusError: this attempt failed; the message may be shown to the upload's owner.
+        """
+        hook, plugin = job.stage, job.plugin
+        impl = next((impl for impl in self._impls[hook] if impl.plugin_name == plugin), None)
+        if impl is None:
+            raise HookFailed(f"there is no plugin {plugin!r} here that has {hook}")
+        call = functools.partial(impl.function, **{name: arguments[name] for name in impl.argnames})
+        try:
+            answer = await self._run(hook, plugin, call, timeout)
+        except Reject as refusal:
+            if hook != "check":
+                raise
+            answer = Verdict(ok=False, reasons=[refusal.message])
+        kind: type[Any] = {"check": Verdict, "describe": Mapping, "deliver": type(None)}[hook]
+        if not isinstance(answer, kind):
+            raise self._wrong_type(hook, plugin, answer)
+        try:
+            if hook == "check":
+                answer = msgspec.convert(msgspec.to_builtins(answer), Verdict)
+            result = msgspec.json.encode(answer)
+        except (msgspec.ValidationError, TypeError, ValueError, RecursionError) as error:
+            raise HookFailed(f"plugin {plugin!r} returned from {hook} what cannot be JSON: {error}") from error
+        if len(result) > MAX_RESULT:
+            raise Reject(f"plugin {plugin!r} returned {len(result)} bytes from {hook}; {MAX_RESULT} are allowed")
+        return msgspec.json.decode(result)
+
     def post_create(self, request: Request, upload: Upload) -> None:
         """Tell that an upload was created."""
         self._observe("post_create", {"request": request, "upload": upload})
@@ -162,6 +195,10 @@ class Hooks:
     def post_terminate(self, upload: Upload) -> None:
         """Tell that an upload ended without success."""
         self._observe("post_terminate", {"upload": upload})
+
+    def post_verdict(self, upload: Upload, verdict: Verdict) -> None:
+        """Tell what was decided."""
+        self._observe("post_verdict", {"upload": upload, "verdict": verdict})
 
     def post_request(self, request: Request, response: Response, seconds: float) -> None:
         """Tell that a request was answered."""
@@ -208,10 +245,10 @@ class Hooks:
             return await result if inspect.iscoroutine(result) else result
         return await self._run(hook, impl.plugin_name, functools.partial(impl.function, **values))
 
-    async def _run(self, hook: str, plugin: str, function: Callable[[], Any]) -> Any:
+    async def _run(self, hook: str, plugin: str, function: Callable[[], Any], timeout: float | None = None) -> Any:
         """Run one function of a plugin where it disturbs nobody, within the time-out."""
-        started, outcome = time.perf_counter(), "ok"
-        limit = asyncio.timeout(self._timeout)
+        started, outcome, timeout = time.perf_counter(), "ok", timeout or self._timeout
+        limit = asyncio.timeout(timeout)
         try:
             async with limit:
                 if not inspect.iscoroutinefunction(function):
@@ -224,7 +261,7 @@ class Hooks:
         except Exception as error:
             if limit.expired():
                 outcome = "timeout"
-                _log.error("plugin did not answer in time", plugin=plugin, hook=hook, seconds=self._timeout)
+                _log.error("plugin did not answer in time", plugin=plugin, hook=hook, seconds=timeout)
                 raise HookTimeout(f"plugin {plugin!r} did not answer in time") from error
             outcome = "error"
             _log.exception("plugin failed", plugin=plugin, hook=hook)
@@ -233,7 +270,7 @@ class Hooks:
             if hook != "post_measure":
                 seconds = time.perf_counter() - started
                 self.measure("hook", seconds, hook=hook, plugin=plugin, outcome=outcome)
-                if seconds > self._timeout * SLOW_SHARE and outcome != "timeout":
+                if seconds > timeout * SLOW_SHARE and outcome != "timeout":
                     _log.warning("plugin is slow", plugin=plugin, hook=hook, seconds=round(seconds, 3))
 
     def _loop_of(self, plugin: str) -> _PluginLoop:

@@ -2,8 +2,8 @@
 
 The first word of a hook's name is its contract: `register_` adds at start-up; `authenticate` and `authorize` say who
 may do what; `pre_` and `inspect_` may refuse with `raise Reject(...)`; `post_` only observes. `check`, `describe` and
-`deliver` are stages for what takes longer than a request; they are declared so that plugins can be written for them,
-and this version does not run them yet.
+`deliver` are stages for what takes longer than a request: they run after an upload is complete, as jobs with attempts,
+in the server or in `tusd-py worker` processes, and at least once.
 
 Implement a hook as `async def` if it awaits, or as a plain `def` if it computes or blocks: plain functions run in a
 thread, except those of `register_`. Take only the arguments that you need.
@@ -12,12 +12,12 @@ thread, except those of `register_`. Take only the arguments that you need.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import click
 import pluggy
 
-from tusd_py.models import Action, Changes, Content, Identity, Measure, Request, Response, Upload, Verdict
+from tusd_py.models import Action, Changes, Content, Identity, Measure, Request, Response, Stage, Upload, Verdict
 
 PROJECT = "tusd_py"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -33,6 +33,13 @@ class RegisterRoute(Protocol):
         self, method: str, path: str, handler: Callable[[Request], Any], action: Action | None = None, /
     ) -> None:
         """Serve `path` with `handler`; with an `action`, `authorize` is asked first."""
+
+
+class JobProgress(Protocol):
+    """How a stage tells how far it is, from any thread and as often as it likes."""
+
+    def __call__(self, done: int, total: int | None = None, /) -> None:
+        """Have worked through `done` bytes, of `total` if that is not the upload's length."""
 
 
 @hookspec
@@ -138,7 +145,7 @@ async def post_terminate(upload: Upload) -> None:
 
 @hookspec
 async def post_verdict(upload: Upload, verdict: Verdict) -> None:
-    """See what the checks of an upload found; not called yet, as no checks run."""
+    """See what the checks or an operator decided: `upload.status` is accepted, quarantined, or checking once more."""
 
 
 @hookspec
@@ -152,18 +159,26 @@ async def post_measure(measure: Measure) -> None:
 
 
 @hookspec
-async def check(upload: Upload, content: Content) -> Verdict:
-    """Stage: examine a complete upload, for minutes if need be; all checks must pass before it is accepted."""
+async def check(upload: Upload, content: Content, progress: JobProgress) -> Verdict:
+    """Stage: examine a complete upload, for minutes if need be; all checks must pass before it is accepted.
+
+    `raise Reject(...)` is a verdict too. Any other error is no verdict: the check is repeated, and an upload that
+    cannot be checked is quarantined. Tell `progress(bytes_done)` now and then.
+    """
 
 
 @hookspec
-async def describe(upload: Upload, content: Content) -> Mapping[str, Any]:
-    """Stage: return facts about an accepted upload."""
+async def describe(upload: Upload, content: Content, progress: JobProgress) -> Mapping[str, Any]:
+    """Stage: return facts about an accepted upload, of what JSON has."""
 
 
 @hookspec
-async def deliver(upload: Upload, content: Content) -> None:
-    """Stage: hand an accepted upload to somewhere else; it may run more than once."""
+async def deliver(upload: Upload, content: Content, facts: Mapping[str, Any], progress: JobProgress) -> None:
+    """Stage: hand an accepted upload to somewhere else; `facts` has what `describe` returned, by plugin.
+
+    It may run more than once, also after a success that could not be recorded: give what you make names that follow
+    from the upload's id. `raise Reject(...)` ends it without another attempt.
+    """
 
 
-STAGES = ("check", "describe", "deliver")
+STAGES: tuple[Stage, ...] = get_args(Stage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol, Self
 
@@ -10,7 +11,7 @@ import msgspec
 
 from tusd_py.config import Config
 from tusd_py.errors import InvalidRequest
-from tusd_py.models import Status, Upload
+from tusd_py.models import Job, JobStatus, Status, Upload
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +29,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class State(Protocol):
-    """Records of uploads."""
+    """Records of uploads and of their jobs."""
 
     @classmethod
     def from_url(cls, url: str, config: Config) -> Self:
@@ -59,7 +60,7 @@ class State(Protocol):
         """
 
     async def remove(self, upload_id: str) -> None:
-        """Forget a record; it is no error if there is none."""
+        """Forget a record and its jobs; it is no error if there is none."""
 
     async def page(self, filter: Filter, after: str | None, limit: int) -> Page:
         """Return up to `limit` records behind the position `after`.
@@ -73,6 +74,25 @@ class State(Protocol):
 
     async def waiting_finals(self, member: str) -> list[Upload]:
         """Return the final uploads that still receive and have `member` as a part."""
+
+    async def add_jobs(self, jobs: Sequence[Job]) -> None:
+        """Add records of an upload's jobs, all in one step; one that is known stays as it is."""
+
+    async def jobs(self, upload_id: str) -> list[Job]:
+        """Return the jobs of an upload, in the order of stages and plugins' names."""
+
+    async def save_job(self, job: Job, fence: int) -> None:
+        """Replace the record of a job, if its number is still `fence`.
+
+        Raises:
+            Fenced: it has another number, or is gone; nothing is changed.
+        """
+
+    async def due_jobs(self, at: datetime, limit: int) -> list[Job]:
+        """Return up to `limit` jobs whose `due_at` is not after `at`, the longest due first."""
+
+    async def list_jobs(self, status: JobStatus | None, limit: int) -> list[Job]:
+        """Return up to `limit` jobs, of one status or all, the newest first."""
 
     async def highest_fence(self) -> int:
         """Return the highest lock number of all records, or 0."""

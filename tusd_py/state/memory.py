@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from tusd_py.config import Config
 from tusd_py.errors import AlreadyExists, Fenced
-from tusd_py.models import Status, Upload
+from tusd_py.models import Job, JobStatus, Status, Upload
 from tusd_py.state.base import Filter, Page, decode_position, encode_position
 
 
@@ -16,6 +17,7 @@ class MemoryState:
     def __init__(self) -> None:
         """Start empty."""
         self._records: dict[str, Upload] = {}
+        self._jobs: dict[str, Job] = {}
 
     @classmethod
     def from_url(cls, url: str, config: Config) -> MemoryState:
@@ -46,6 +48,8 @@ class MemoryState:
     async def remove(self, upload_id: str) -> None:
         """Forget a record."""
         self._records.pop(upload_id, None)
+        for job in await self.jobs(upload_id):
+            del self._jobs[job.id]
 
     async def page(self, filter: Filter, after: str | None, limit: int) -> Page:
         """Return some records, the newest first."""
@@ -74,6 +78,33 @@ class MemoryState:
             and upload.concat
             and member in upload.concat.members
         ]
+
+    async def add_jobs(self, jobs: Sequence[Job]) -> None:
+        """Add records of jobs that have none."""
+        for job in jobs:
+            self._jobs.setdefault(job.id, job)
+
+    async def jobs(self, upload_id: str) -> list[Job]:
+        """Return the jobs of an upload."""
+        found = [job for job in self._jobs.values() if job.upload_id == upload_id]
+        return sorted(found, key=lambda job: job.order)
+
+    async def save_job(self, job: Job, fence: int) -> None:
+        """Replace the record of a job, if its number is still `fence`."""
+        known = self._jobs.get(job.id)
+        if known is None or known.fence != fence:
+            raise Fenced()
+        self._jobs[job.id] = job
+
+    async def due_jobs(self, at: datetime, limit: int) -> list[Job]:
+        """Return jobs that are due."""
+        found = [(job.due_at, job.id, job) for job in self._jobs.values() if job.due_at and job.due_at <= at]
+        return [job for _, _, job in sorted(found)[:limit]]
+
+    async def list_jobs(self, status: JobStatus | None, limit: int) -> list[Job]:
+        """Return some jobs, the newest first."""
+        found = [job for job in self._jobs.values() if status in (None, job.status)]
+        return sorted(found, key=lambda job: (job.created_at, job.id), reverse=True)[:limit]
 
     async def highest_fence(self) -> int:
         """Return the highest lock number."""

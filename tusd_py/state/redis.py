@@ -29,6 +29,7 @@ from tusd_py.errors import AlreadyExists, Fenced, StoreUnavailable
 from tusd_py.models import Status, Upload, now
 from tusd_py.redis import Address, Script, Server
 from tusd_py.state.base import Filter, Page, decode_position, encode_position
+from tusd_py.state.redis_jobs import RedisJobs
 
 GRACE = timedelta(days=7)
 UNFINISHED = timedelta(days=30)
@@ -100,7 +101,7 @@ class _Listed(msgspec.Struct):
     waits: list[str]
 
 
-class RedisState:
+class RedisState(RedisJobs):
     """Records in Redis."""
 
     def __init__(self, url: str, record: type[Upload] = Upload) -> None:
@@ -110,7 +111,6 @@ class RedisState:
             ConfigError: this is no URL of Redis.
         """
         self._address = Address.parse(url)
-        self._server: Server
         self._decoder = msgspec.json.Decoder(record)
         # What this process knows to be stored of long lists of parts: version and parts by id.
         self._known: OrderedDict[str, tuple[str, _Parts]] = OrderedDict()
@@ -165,8 +165,9 @@ class RedisState:
         return upload
 
     async def remove(self, upload_id: str) -> None:
-        """Forget a record."""
+        """Forget a record and its jobs."""
         self._known.pop(upload_id, None)
+        await self.remove_jobs(upload_id)
         await self._server.run(REMOVE, [self._key(upload_id)], [self._server.bucket(upload_id).name, upload_id])
 
     async def page(self, filter: Filter, after: str | None, limit: int) -> Page:

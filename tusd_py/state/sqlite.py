@@ -21,7 +21,7 @@ import msgspec
 
 from tusd_py.config import Config, path_of
 from tusd_py.errors import AlreadyExists, Fenced, StorageFull, StoreUnavailable, TusError
-from tusd_py.models import Status, Upload
+from tusd_py.models import Job, JobStatus, Status, Upload
 from tusd_py.state.base import Filter, Page, decode_position, encode_position
 
 BUSY_SECONDS = 10
@@ -35,6 +35,13 @@ CREATE INDEX IF NOT EXISTS uploads_expires ON uploads (expires) WHERE expires IS
 CREATE TABLE IF NOT EXISTS members (
     partial TEXT NOT NULL, final TEXT NOT NULL, PRIMARY KEY (partial, final)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS jobs (
+    upload TEXT NOT NULL, stage TEXT NOT NULL, plugin TEXT NOT NULL, status TEXT NOT NULL, due REAL,
+    created REAL NOT NULL, fence INTEGER NOT NULL, record BLOB NOT NULL, PRIMARY KEY (upload, stage, plugin)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS jobs_due ON jobs (due) WHERE due IS NOT NULL;
+CREATE INDEX IF NOT EXISTS jobs_status ON jobs (status, created);
+CREATE INDEX IF NOT EXISTS jobs_created ON jobs (created);
 """
 
 
@@ -113,6 +120,7 @@ class SqliteState:
 
     async def remove(self, upload_id: str) -> None:
         """Forget a record."""
+        await self._write("DELETE FROM jobs WHERE upload = ?", (upload_id,))
         await self._write("DELETE FROM uploads WHERE id = ?", (upload_id,))
 
     async def page(self, filter: Filter, after: str | None, limit: int) -> Page:
@@ -148,6 +156,45 @@ class SqliteState:
             (member, Status.RECEIVING.value),
         )
         return [_decode(row) for row in rows]
+
+    async def add_jobs(self, jobs: Sequence[Job]) -> None:
+        """Add records of jobs that have none."""
+        if jobs:
+            rows = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * len(jobs))
+            columns = "status, due, created, fence, record, upload, stage, plugin"
+            await self._write(
+                f"INSERT OR IGNORE INTO jobs ({columns}) VALUES {rows}",  # noqa: S608 - only our own words are put in
+                [value for job in jobs for value in _job_columns(job)],
+            )
+
+    async def jobs(self, upload_id: str) -> list[Job]:
+        """Return the jobs of an upload."""
+        rows = await self._read("SELECT record FROM jobs WHERE upload = ?", (upload_id,))
+        return sorted((_job_decoder.decode(row[0]) for row in rows), key=lambda job: job.order)
+
+    async def save_job(self, job: Job, fence: int) -> None:
+        """Replace the record of a job, if its number is still `fence`."""
+        changed = await self._write(
+            "UPDATE jobs SET status=?, due=?, created=?, fence=?, record=?"
+            " WHERE upload=? AND stage=? AND plugin=? AND fence=?",
+            (*_job_columns(job), fence),
+        )
+        if not changed:
+            raise Fenced()
+
+    async def due_jobs(self, at: datetime, limit: int) -> list[Job]:
+        """Return jobs that are due."""
+        rows = await self._read("SELECT record FROM jobs WHERE due <= ? ORDER BY due LIMIT ?", (at.timestamp(), limit))
+        return [_job_decoder.decode(row[0]) for row in rows]
+
+    async def list_jobs(self, status: JobStatus | None, limit: int) -> list[Job]:
+        """Return some jobs, the newest first."""
+        where, values = ("", ()) if status is None else ("WHERE status = ?", (status.value,))
+        rows = await self._read(
+            f"SELECT record FROM jobs {where} ORDER BY created DESC, upload DESC, stage DESC, plugin DESC LIMIT ?",  # noqa: S608 - only our own words are put together
+            (*values, limit),
+        )
+        return [_job_decoder.decode(row[0]) for row in rows]
 
     async def highest_fence(self) -> int:
         """Return the highest lock number.
@@ -205,7 +252,13 @@ def _columns(upload: Upload, fence: int) -> tuple[Any, ...]:
     return (upload.status.value, upload.owner, created, expires, fence, msgspec.json.encode(upload))
 
 
+def _job_columns(job: Job) -> tuple[Any, ...]:
+    due, created = job.due_at and job.due_at.timestamp(), job.created_at.timestamp()
+    return (job.status.value, due, created, job.fence, msgspec.json.encode(job), job.upload_id, job.stage, job.plugin)
+
+
 _decoder = msgspec.json.Decoder(Upload)
+_job_decoder = msgspec.json.Decoder(Job)
 
 
 def _decode(row: Sequence[Any]) -> Upload:

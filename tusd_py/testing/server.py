@@ -21,8 +21,6 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-_READY = re.compile(r"^You can now upload files to: (\S+)\n", re.MULTILINE)
-
 
 class ServerProcessError(Exception):
     """The server did not start, or did not stop; the message holds everything it printed."""
@@ -35,6 +33,8 @@ class ServerProcess:
     of the calling process are not passed on, so a test means the same on every machine. `timeout` is how
     many seconds the server may take to accept connections, and to exit once told to.
     """
+
+    _ready = re.compile(r"^You can now upload files to: (\S+)\n", re.MULTILINE)
 
     def __init__(self, *args: str, env: Mapping[str, str] | None = None, timeout: float = 60.0) -> None:
         self._args = args
@@ -85,7 +85,7 @@ class ServerProcess:
             raise ServerProcessError(f"the server is already running as process {self.pid}")
         printed_before = len(self.output())
         # -P: the package that is installed is the one that runs, whatever lies in the current directory.
-        command = [sys.executable, "-P", "-m", "tusd_py", "serve", "--port", str(self._port()), *self._args]
+        command = [sys.executable, "-P", "-m", "tusd_py", *self._command(), *self._args]
         self._process = subprocess.Popen(  # noqa: S603 - a test starts the server it was written for
             command,
             env=self._env,
@@ -95,7 +95,7 @@ class ServerProcess:
             start_new_session=True,
         )
         deadline = time.monotonic() + self._timeout
-        while (ready := _READY.search(self.output(), printed_before)) is None:
+        while (ready := self._ready.search(self.output(), printed_before)) is None:
             if self._process.poll() is not None:
                 self.kill()  # its workers, if it had any
                 raise self._error(f"the server exited with {self._process.returncode} before it was ready")
@@ -129,6 +129,9 @@ class ServerProcess:
         """Everything the server has printed since the first start, standard output and error together."""
         return os.pread(self._log, os.fstat(self._log).st_size, 0).decode(errors="replace")
 
+    def _command(self) -> list[str]:
+        return ["serve", "--port", str(self._port())]
+
     def _port(self) -> int:
         """The port of the first start, or 0 for a free one."""
         return (urlsplit(self._url).port or 0) if self._url else 0
@@ -141,3 +144,12 @@ class ServerProcess:
 
     def _error(self, what: str) -> ServerProcessError:
         return ServerProcessError(f"{what}; its output:\n{self.output()}")
+
+
+class WorkerProcess(ServerProcess):
+    """`tusd-py worker`, whose `url` is its name."""
+
+    _ready = re.compile(r"^You can now leave jobs to: (\S+)\n", re.MULTILINE)
+
+    def _command(self) -> list[str]:
+        return ["worker"]

@@ -23,6 +23,7 @@ from tusd_py.errors import ShuttingDown
 from tusd_py.web.adapter import LINGER_SECONDS
 from tusd_py.web.app import Server, housekeeping
 from tusd_py.web.front import Front
+from tusd_py.worker import working
 
 BACKLOG = 1024
 MAX_HEADER_BYTES = 64 * 1024
@@ -180,8 +181,9 @@ class TooMany(asyncio.Protocol):
             transport.close()
             return
         self._others.add(self)
-        if transport.can_write_eof():
-            transport.write_eof()
+        with contextlib.suppress(OSError):  # the client may be gone already
+            if transport.can_write_eof():
+                transport.write_eof()
         asyncio.get_running_loop().call_later(LINGER_SECONDS, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -230,6 +232,7 @@ async def serve(
         stack.push_async_callback(runner.cleanup)
         if is_first:
             await stack.enter_async_context(housekeeping(parts))
+        await stack.enter_async_context(working(parts))
         http, memory = runner.server, server.adapter.memory
         refused: set[TooMany] = set()
         assert http is not None

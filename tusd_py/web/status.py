@@ -13,8 +13,7 @@ from aiohttp import hdrs, web
 from tusd_py import __version__
 from tusd_py.composer import Parts
 from tusd_py.errors import InvalidRequest, NotFound
-from tusd_py.hooks.specs import STAGES
-from tusd_py.models import UPLOAD_ID, Request, Response, Status, Upload
+from tusd_py.models import UPLOAD_ID, Job, JobStatus, Request, Response, Stage, Status, Upload
 from tusd_py.state.base import Filter
 from tusd_py.web.adapter import Adapter
 
@@ -23,6 +22,9 @@ KEEPALIVE_SECONDS = 15
 MAX_PAGE = 1000
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+_Shown = tuple[Status, int, int | None, list[Job]]
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -34,12 +36,21 @@ class Part(msgspec.Struct, frozen=True):
     length: int | None
 
 
-class JobView(msgspec.Struct, frozen=True):
-    """What a plugin will do with an accepted upload."""
+class JobView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plugin does, did or will do with a complete upload; progress in bytes, times in UTC."""
 
-    stage: str
+    stage: Stage
     plugin: str
-    status: Literal["waiting"] = "waiting"
+    status: JobStatus
+    attempts: int
+    worker: str | None
+    progress: int
+    total: int | None
+    result: Any
+    error: str | None
+    due_at: Time | None
+    started_at: Time | None
+    ended_at: Time | None
 
 
 class UploadView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
@@ -112,7 +123,7 @@ class StatusApi:
 
     async def _show(self, http_request: web.Request) -> web.StreamResponse:
         upload = await self._authorized(http_request)
-        return await self._json(http_request, await self._details(upload))
+        return await self._json(http_request, await self._details(upload, await self._jobs(upload)))
 
     async def _events(self, http_request: web.Request) -> web.StreamResponse:
         """Send the upload whenever it changes, until it can change no more."""
@@ -126,22 +137,21 @@ class StatusApi:
             }
         )
         await answer.prepare(http_request)
-        sent: Upload | None = None
+        sent: _Shown | None = None
         silent = 0.0
         while True:
-            if sent is None or (upload.offset, upload.status, upload.length) != (
-                sent.offset,
-                sent.status,
-                sent.length,
-            ):
-                kind = "status" if sent is None or upload.status != sent.status else "progress"
-                data = msgspec.json.encode(await self._details(upload))
+            jobs = await self._jobs(upload)
+            shown = (upload.status, upload.offset, upload.length, jobs)
+            if shown != sent:
+                kind = "status" if sent is None or upload.status != sent[0] else "progress"
+                data = msgspec.json.encode(await self._details(upload, jobs))
                 await answer.write(b"event: %s\ndata: %s\n\n" % (kind.encode(), data))
-                sent, silent = upload, 0.0
+                sent, silent = shown, 0.0
             elif silent >= KEEPALIVE_SECONDS:
                 await answer.write(b": still here\n\n")
                 silent = 0.0
-            if upload.status.is_tombstone or upload.status in (Status.ACCEPTED, Status.QUARANTINED):
+            is_idle = all(job.status.has_ended for job in jobs) or upload.status is Status.QUARANTINED
+            if upload.status.is_tombstone or (upload.status.is_finished and is_idle):
                 return answer
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
@@ -164,7 +174,7 @@ class StatusApi:
         await self._hooks.authorize(http_request["request"], "status", upload)
         return upload
 
-    async def _details(self, upload: Upload) -> UploadDetails:
+    async def _details(self, upload: Upload, jobs: list[Job]) -> UploadDetails:
         parts = []
         for member_id in upload.concat.members if upload.concat else ():
             member = await self._uploads.state.get(member_id)
@@ -173,10 +183,12 @@ class StatusApi:
                 if member
                 else Part(member_id, None, None, None)
             )
-        jobs = []
-        if not upload.is_partial and not upload.status.is_tombstone:
-            jobs = [JobView(stage, plugin) for stage in STAGES for plugin in self._hooks.plugins_of(stage)]
-        return msgspec.convert({**msgspec.structs.asdict(_view(upload)), "parts": parts, "jobs": jobs}, UploadDetails)
+        fields = {**msgspec.structs.asdict(_view(upload)), "parts": parts, "jobs": [_job_view(job) for job in jobs]}
+        return msgspec.convert(fields, UploadDetails)
+
+    async def _jobs(self, upload: Upload) -> list[Job]:
+        """Return the jobs of an upload; there are none before it is complete."""
+        return await self._uploads.state.jobs(upload.id) if upload.finished_at else []
 
     async def _json(self, http_request: web.Request, value: object) -> web.StreamResponse:
         headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
@@ -200,6 +212,10 @@ def _view(upload: Upload) -> UploadView:
         expires_at=upload.expires_at,
         reason=upload.reason,
     )
+
+
+def _job_view(job: Job) -> JobView:
+    return JobView(**{name: getattr(job, name) for name in JobView.__struct_fields__})
 
 
 def _status(text: str | None) -> Status | None:

@@ -36,6 +36,8 @@ DEFAULTS: dict[str, Action] = {
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The table `[plugins.pii]` of the server's TOML file."""
 
+    enabled: bool = True
+    """Whether uploads are scanned; a table with this alone takes the defaults of all others."""
     policy: dict[str, Action] = {}
     """By type: ignore, report or quarantine. Types that are not named keep their default; new ones are reported."""
     threshold: dict[str, int] = {}
@@ -62,8 +64,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Secret for the hashes of samples; without it every scan has another, and reports cannot be compared."""
     report_dir: str = ""
     """Directory for reports in JSON, one for each upload."""
-    enabled: bool = True
-    """Whether uploads are scanned; `enabled = true` alone takes the defaults for all else."""
 
     def rules(self) -> tuple[Rule, ...]:
         """Return the rules that are chosen.

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
 from tusd_py.body import BATCH_BYTES, Body, Memory, Pump
-from tusd_py.models import Upload, now
+from tusd_py.models import Job, Stage, Upload, now
 
 T = TypeVar("T")
 POLL_SECONDS = 0.01
@@ -45,6 +45,11 @@ def new_upload(**changes: Any) -> Upload:
     at = now()
     upload = Upload(id=secrets.token_hex(16), created_at=at, updated_at=at, length=10)
     return upload.changed(**changes)
+
+
+def new_job(upload_id: str, stage: Stage, plugin: str, **changes: Any) -> Job:
+    """Return a job of an upload, just created and waiting for its turn."""
+    return Job(upload_id=upload_id, stage=stage, plugin=plugin, created_at=now()).changed(**changes)
 
 
 class Tap:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tusd_py.errors import AlreadyExists, Fenced, InvalidRequest
-from tusd_py.models import Concat, Status, Upload, now
+from tusd_py.models import Concat, JobStatus, Status, Upload, now
 from tusd_py.state.base import Filter, State
-from tusd_py.testing.contracts.parts import new_upload, second
+from tusd_py.testing.contracts.parts import new_job, new_upload, second
 
 
 class StateContract:
@@ -238,3 +238,91 @@ class StateContract:
             assert await other.get(upload.id) == upload
             saved = await other.save(upload.changed(offset=5), 2)
         assert await state.get(upload.id) == saved
+
+    async def test_jobs(self, state: State) -> None:
+        """Jobs come back as they were, in the order of stages; adding one again leaves the one that is there."""
+        upload = new_upload()
+        await state.insert(upload)
+        jobs = [
+            new_job(upload.id, "check", "a", result={"ok": False, "reasons": ["ü\n"]}, error="why", total=2**53 + 1),
+            new_job(upload.id, "check", "b.c-d", status=JobStatus.RUNNING, due_at=now(), worker="w", progress=5),
+            new_job(upload.id, "describe", "a", started_at=now(), ended_at=now(), attempts=3, fence=2**52),
+            new_job(upload.id, "deliver", "a"),
+        ]
+        await state.add_jobs(jobs[::-1])
+        assert await state.jobs(upload.id) == jobs
+        assert await state.jobs("another") == []
+        await state.add_jobs([jobs[0].changed(error="another", fence=9)])
+        await state.add_jobs([])
+        assert await state.jobs(upload.id) == jobs
+
+    async def test_save_job(self, state: State) -> None:
+        """A job is replaced by who knows its number; with another number, higher or lower, nothing changes."""
+        upload = new_upload()
+        await state.insert(upload)
+        job = new_job(upload.id, "check", "a")
+        await state.add_jobs([job])
+        begun = job.taken(status=JobStatus.RUNNING)
+        await state.save_job(begun, job.fence)
+        for fence in (job.fence, begun.fence - 1, begun.fence + 1):
+            with pytest.raises(Fenced):
+                await state.save_job(begun.changed(error="late"), fence)
+        assert await state.jobs(upload.id) == [begun]
+        with pytest.raises(Fenced):
+            await state.save_job(new_job(upload.id, "check", "unknown"), 0)
+
+    async def test_one_of_many_takes_a_job(self, state: State, make_state: Callable[[], State]) -> None:
+        """Of many workers at once, through two states, one begins a job."""
+        upload = new_upload()
+        await state.insert(upload)
+        job = new_job(upload.id, "check", "a")
+        await state.add_jobs([job])
+        async with second(state, make_state) as other:
+            begins = [
+                (state, other)[number % 2].save_job(job.taken(worker=str(number)), job.fence) for number in range(20)
+            ]
+            results = await asyncio.gather(*begins, return_exceptions=True)
+        winners = [str(number) for number, result in enumerate(results) if result is None]
+        assert [job.worker for job in await state.jobs(upload.id)] == winners
+        assert len([result for result in results if isinstance(result, Fenced)]) == 19
+
+    async def test_due_jobs(self, state: State) -> None:
+        """The jobs that are due are found, the longest due first, and no more once they are not."""
+        at = now()
+        jobs = [
+            new_job(f"u{number}", "check", "a", due_at=due)
+            for number, due in enumerate([at, None, at - timedelta(hours=1), at + timedelta(seconds=1)])
+        ]
+        for job in jobs:
+            await state.add_jobs([job])
+        assert await state.due_jobs(at, 10) == [jobs[2], jobs[0]]
+        assert await state.due_jobs(at, 1) == [jobs[2]]
+        await state.save_job(jobs[2].taken(due_at=None), jobs[2].fence)
+        assert await state.due_jobs(at + timedelta(hours=1), 10) == [jobs[0], jobs[3]]
+
+    async def test_list_jobs(self, state: State) -> None:
+        """Jobs are listed by their status of now, the newest first."""
+        at = now()
+        jobs = [new_job(f"u{number}", "check", "a", created_at=at - timedelta(hours=number)) for number in range(5)]
+        for job in jobs:
+            await state.add_jobs([job])
+        failed = jobs[3].taken(status=JobStatus.FAILED)
+        await state.save_job(failed, jobs[3].fence)
+        assert await state.list_jobs(None, 10) == [*jobs[:3], failed, jobs[4]]
+        assert await state.list_jobs(JobStatus.FAILED, 10) == [failed]
+        assert await state.list_jobs(JobStatus.WAITING, 3) == jobs[:3]
+        assert await state.list_jobs(JobStatus.DONE, 3) == []
+
+    async def test_jobs_go_with_their_upload(self, state: State) -> None:
+        """Of an upload whose record is removed no job is left, and none of another one is lost."""
+        kept, gone = new_upload(), new_upload()
+        await self._insert(state, [kept, gone])
+        for upload in (kept, gone):
+            await state.add_jobs([new_job(upload.id, stage, "a", due_at=now()) for stage in ("check", "deliver")])
+        last = (await state.jobs(gone.id))[-1]
+        await state.remove(gone.id)
+        assert await state.jobs(gone.id) == []
+        assert {job.upload_id for job in await state.due_jobs(now(), 10)} == {kept.id}
+        assert {job.upload_id for job in await state.list_jobs(None, 10)} == {kept.id}
+        with pytest.raises(Fenced):
+            await state.save_job(last.taken(), last.fence)
