@@ -148,16 +148,18 @@ async def test_what_is_forgotten_leaves_the_lists(redis_url: str, redis_server: 
     ("changes", "days"),
     [
         ({}, 30),
-        ({"expires_at": now() + timedelta(days=1)}, 8),
-        ({"expires_at": now() - timedelta(days=100)}, 7),
-        ({"status": Status.TERMINATED, "expires_at": now() + timedelta(days=2)}, 9),
-        ({"status": Status.ACCEPTED, "expires_at": now() + timedelta(days=3)}, 10),
+        ({"expires_at": timedelta(days=1)}, 8),
+        ({"expires_at": -timedelta(days=100)}, 7),
+        ({"status": Status.TERMINATED, "expires_at": timedelta(days=2)}, 9),
+        ({"status": Status.ACCEPTED, "expires_at": timedelta(days=3)}, 10),
         ({"status": Status.ACCEPTED}, None),
     ],
 )
 async def test_time_to_live(redis_url: str, redis_server: RedisProcess, changes: Any, days: int | None) -> None:
     """Records outlive what they stand for by a week; only those of finished uploads live for ever."""
-    upload = new_upload(**changes)
+    # The moment is that of the test and not of its collection.
+    at = {name: now() + value for name, value in changes.items() if isinstance(value, timedelta)}
+    upload = new_upload(**{**changes, **at})
     key = f"{Address.parse(redis_url).prefix}:{{0}}:upload:{upload.id}"
     async with opened(redis_url) as state:
         await state.insert(new_upload(id=upload.id))

@@ -110,7 +110,8 @@ class Adapter:
         chunks = response.content.chunks(start, stop)
         try:
             # Before the head, so that a storage that cannot give the bytes can still be told of.
-            first = await anext(chunks, b"")
+            # In a list, from which it is taken: a reader that does not read shall not hold it to the end.
+            first = [await anext(chunks, b"")]
             await answer.prepare(request)
             await self._stream(request, answer, first, chunks)
         finally:
@@ -119,13 +120,12 @@ class Adapter:
         return answer
 
     async def _stream(
-        self, request: web.Request, answer: web.StreamResponse, first: bytes, chunks: AsyncIterator[bytes]
+        self, request: web.Request, answer: web.StreamResponse, first: list[bytes], chunks: AsyncIterator[bytes]
     ) -> None:
         seconds = self._config.read_timeout.total_seconds()
         try:
-            if first:
-                async with asyncio.timeout(seconds):
-                    await answer.write(first)
+            async with asyncio.timeout(seconds):
+                await answer.write(first.pop())
             async for chunk in chunks:
                 async with asyncio.timeout(seconds):
                     await answer.write(chunk)
