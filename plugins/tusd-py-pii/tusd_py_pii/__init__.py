@@ -36,11 +36,13 @@ def register_settings(settings: Mapping[str, Any]) -> bool:
         ConfigError: rules cannot be used, or a setting is unknown.
     """
     global chosen
+    if not settings:
+        return False
     try:
         chosen = settings_from(settings)
     except RuleError as error:
         raise ConfigError(f"[plugins.pii]: {error}") from error
-    return bool(settings) and chosen.enabled
+    return chosen.enabled
 
 
 @hookimpl
