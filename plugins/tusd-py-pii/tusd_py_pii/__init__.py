@@ -37,6 +37,7 @@ def register_settings(settings: Mapping[str, Any]) -> bool:
     """
     global chosen
     if not settings:
+        chosen = Settings()
         return False
     try:
         chosen = settings_from(settings)
