@@ -30,6 +30,7 @@ async def test_a_job_that_kills_its_server(make_house):
     house = make_house("--job-attempts", "2")
     with house.server as server:
         url = await house.upload(check_first="wait")
+        await house.until(url, lambda shown: shown["jobs"][1]["status"] == "done")
         for attempt in range(2):
             await wait_until(lambda n=attempt: len(house.log(url, event="begin", plugin="first")) > n)
             server.kill()
