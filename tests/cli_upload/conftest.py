@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -33,7 +34,15 @@ class Client:
 
     def start(self, *args: str | Path, url: str | None = None, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
         command = [sys.executable, "-P", "-m", "tusd_py", "upload", *map(str, args), url or self.url]
-        return subprocess.Popen(command, env=self.env, text=True, stdout=subprocess.PIPE, stderr=stderr)
+        # A shell lets what it starts in the background ignore Ctrl-C, and that is inherited.
+        return subprocess.Popen(
+            command,
+            env=self.env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
     def run(self, *args: str | Path, url: str | None = None) -> subprocess.CompletedProcess[str]:
         with self.start(*args, url=url) as process:

@@ -30,7 +30,7 @@ from tusd_py.testing.s3 import BUCKET, S3Server
 from tusd_py.testing.server import ServerProcess
 
 log = logging.getLogger(__name__)
-SECONDS = float(os.environ.get("TUSD_PY_CHAOS_SECONDS", "0")) or 15
+SECONDS = float(os.environ.get("TUSD_PY_CHAOS_SECONDS", "0")) or 8
 SEED = os.environ.get("TUSD_PY_CHAOS_SEED", "") or secrets.token_hex(4)
 CLIENTS = 6
 MIB = 1024 * 1024
