@@ -76,6 +76,8 @@ class RedisProcess:
             self._options.append("--sentinel")
         else:
             self._options += ["--unixsocket", str(self.socket), "--save", "", "--appendonly", "yes" if save else "no"]
+            # Else what it answered in its last second may be lost when it is killed.
+            self._options += ["--appendfsync", "always"]
         self._options += options
         self._process: subprocess.Popen[bytes] | None = None
 
