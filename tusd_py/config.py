@@ -57,7 +57,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         str | None,
         _setting(
             _Store,
-            "URL of Redis or Valkey for records, locks and rate limits of any number of servers: redis://, rediss://, "
+            "URL of Redis or Valkey for records, locks, rates and quotas of all servers: redis://, rediss://, "
             "unix://, redis+sentinel://, redis+cluster://.",
         ),
     ] = None
@@ -157,6 +157,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "together; 0 is no limit.",
         ),
     ] = 6000
+    quota: Annotated[
+        Size,
+        _setting(
+            _Limit,
+            "Bytes of uploads that one person, or one address without a name, may announce in 24 hours, at each "
+            "process or, with redis, at all servers together; 0 is no limit.",
+        ),
+    ] = Size(0)
     min_free_space: Annotated[
         Size,
         _setting(

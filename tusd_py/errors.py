@@ -27,6 +27,7 @@
     ├── RangeNotSatisfiable         416 ERR_RANGE_NOT_SATISFIABLE
     ├── Locked                      423 ERR_UPLOAD_LOCKED
     │   └── Interrupted             423 ERR_UPLOAD_INTERRUPTED
+    ├── QuotaExceeded               429 ERR_QUOTA_EXCEEDED
     ├── Reject                      4xx ERR_UPLOAD_REJECTED       (raised by plugins)
     ├── ChecksumMismatch            460 ERR_CHECKSUM_MISMATCH
     ├── HookFailed                  500 ERR_HOOK_FAILED
@@ -209,6 +210,12 @@ class Interrupted(Locked):
         "ERR_UPLOAD_INTERRUPTED",
         "a newer request for this upload took over; what arrived is kept",
     )
+
+
+class QuotaExceeded(TusError):
+    """The caller has announced as many bytes as it may for today; clients take it as final, for hours will pass."""
+
+    status, code, message = 429, "ERR_QUOTA_EXCEEDED", "the quota for today is used up"
 
 
 class Reject(TusError):

@@ -1,13 +1,15 @@
 """One address cannot fill the server with uploads, and the disk does not run full."""
 
 import asyncio
+import secrets
 
 import pytest
 import structlog
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from tusd_py.default_plugins.limits import Limits
-from tusd_py.errors import Unavailable
-from tusd_py.models import Request
+from tusd_py.errors import QuotaExceeded, Unavailable
+from tusd_py.models import Identity, Request
 from tusd_py.testing.raw import RawClient
 from tusd_py.testing.server import ServerProcess
 
@@ -27,6 +29,41 @@ async def test_an_address_can_create_so_many_uploads_a_minute(server_with):
     assert (await tus.patch(first.headers["Location"], 0, b"x", {"X-Forwarded-For": "203.0.113.1"})).status == 204
 
 
+def announcement(length, identity):
+    """A request that declares a length."""
+    headers = CIMultiDictProxy(CIMultiDict({"Upload-Length": str(length)}))
+    return Request("POST", "/", headers, remote="198.51.100.1", identity=identity)
+
+
+async def test_a_quota(server_with):
+    """What is declared at creation or later, of whole files or parts, counts until 24 hours have passed."""
+    tus = RawClient(server_with("--quota", "1MiB", "--behind-proxy", "127.0.0.1").url)
+    ann, bob = ({"X-Forwarded-For": f"203.0.113.{number}"} for number in (1, 2))
+    assert (await tus.post({**ann, "Upload-Length": 2**20 + 1})).status == 429
+    part = await tus.create(1000, {**ann, "Upload-Concat": "partial"}, bytes(1000))
+    deferred = await tus.create(None, {**ann, "Upload-Defer-Length": 1})
+    refused = await tus.post({**ann, "Upload-Length": 2**20 - 1000})
+    assert (refused.status, refused.code) == (429, "ERR_QUOTA_EXCEEDED")
+    refused = await tus.patch(deferred, 0, b"x", {**ann, "Upload-Length": 2**20 - 1000})
+    assert (refused.status, refused.code) == (429, "ERR_QUOTA_EXCEEDED")
+    assert (await tus.head(deferred, ann)).offset == 0
+    assert (await tus.patch(deferred, 0, b"xy", {**ann, "Upload-Length": 2**20 - 1024})).status == 204
+    assert (await tus.post({**ann, "Upload-Length": 1})).status == 429
+    assert (await tus.post({**ann, "Upload-Length": 0})).status == 201
+    assert (await tus.post({**ann, "Upload-Concat": f"final;{part}"})).status == 201
+    assert (await tus.patch(deferred, 2, b"z", ann)).status == 204
+    assert (await tus.post({**bob, "Upload-Length": 2**20})).status == 201
+
+
+async def test_a_quota_is_a_persons():
+    """Who has a name is counted by it, and not by the address."""
+    limits = Limits(0, 1024, 0, "/")
+    for name in ("ann", "bob"):
+        await limits.authorize(announcement(1024, Identity(name)), "create", None)
+    with pytest.raises(QuotaExceeded, match="1024 bytes that may be announced"):
+        await limits.authorize(announcement(1, Identity("ann")), "create", None)
+
+
 async def test_the_last_free_space_is_for_uploads_that_have_begun(tmp_path):
     """With less space than `min_free_space` on the store's disk new uploads get 507, and those that exist go on."""
     records = (f"--state=sqlite:{tmp_path}/uploads.db", f"--locker=file:{tmp_path}/locks")
@@ -43,11 +80,11 @@ async def test_the_last_free_space_is_for_uploads_that_have_begun(tmp_path):
 
 async def check_that_servers_count_together(url):
     """Let two servers with one Redis see one address often, and hundreds of addresses at once."""
-    servers = [Limits(5, 0, "/", url) for _ in range(2)]
+    servers = [Limits(5, 10 * 1024**2, 0, "/", url) for _ in range(2)]
 
     async def create(number, address):
         try:
-            await servers[number % 2].authorize(Request("POST", "/", remote=address), "create")
+            await servers[number % 2].authorize(Request("POST", "/", remote=address), "create", None)
         except Unavailable:
             return False
         return True
@@ -55,6 +92,11 @@ async def check_that_servers_count_together(url):
     with structlog.testing.capture_logs() as logs:
         assert [await create(number, "203.0.113.1") for number in range(7)] == [True] * 5 + [False] * 2
         assert all(await asyncio.gather(*(create(number, f"203.0.113.{number + 10}") for number in range(200))))
+        sizes = [announcement(4 * 1024**2, Identity(secrets.token_hex(4)))] * 3
+        await servers[0].authorize(sizes[0], "create", None)
+        await servers[1].authorize(sizes[1], "create", None)
+        with pytest.raises(QuotaExceeded):
+            await servers[0].authorize(sizes[2], "create", None)
     assert logs == []
     for server in servers:
         await server.aclose()
@@ -73,10 +115,10 @@ async def test_a_limit_in_a_cluster(cluster_url):
 async def test_a_limit_without_redis(start_redis):
     """While Redis is away every server counts for itself."""
     redis = start_redis()
-    limits = Limits(2, 0, "/", redis.url)
+    limits = Limits(2, 0, 0, "/", redis.url)
     redis.kill()
     for _ in range(2):
-        await limits.authorize(Request("POST", "/", remote="203.0.113.1"), "create")
+        await limits.authorize(Request("POST", "/", remote="203.0.113.1"), "create", None)
     with pytest.raises(Unavailable):
-        await limits.authorize(Request("POST", "/", remote="203.0.113.1"), "create")
+        await limits.authorize(Request("POST", "/", remote="203.0.113.1"), "create", None)
     await limits.aclose()

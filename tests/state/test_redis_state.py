@@ -226,9 +226,9 @@ async def test_password(start_redis: Callable[..., RedisProcess]) -> None:
         await lock.release()
         await locker.aclose()
         await state.remove(upload.id)
-        limits = Limits(5, 0, "/", f"redis://ada:secret2@127.0.0.1:{redis.port}")
+        limits = Limits(5, 0, 0, "/", f"redis://ada:secret2@127.0.0.1:{redis.port}")
         with structlog.testing.capture_logs() as logs:
-            await limits.authorize(Request("POST", "/", remote="203.0.113.1"), "create")
+            await limits.authorize(Request("POST", "/", remote="203.0.113.1"), "create", None)
         await limits.aclose()
         assert logs == []
     assert "lacks a permission" in await problem_of(f"redis://ada:secret2@127.0.0.1:{redis.port}?prefix=other")

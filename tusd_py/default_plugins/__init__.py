@@ -19,7 +19,7 @@ def default_plugins(config: Config) -> list[tuple[str, object]]:
         ConfigError: the audit log cannot be written, or Redis cannot be used.
     """
     try:
-        limits = Limits(config.create_rate, config.min_free_space, _directory(config), config.redis)
+        limits = Limits(config.create_rate, config.quota, config.min_free_space, _directory(config), config.redis)
     except ImportError as error:
         raise ConfigError(f"redis {redacted(config.redis or '')}: {error}") from error
     plugins: list[tuple[str, object]] = [
