@@ -348,6 +348,6 @@ async def test_no_tasks_or_descriptors_leak(redis_url: str) -> None:
             waiter.cancel()
             await asyncio.wait([waiter])
             await lock.release()
-        assert locker._held == locker._waiting == {}
+        assert locker._held == locker._waiting._events == {}
     await wait_until(lambda: len(asyncio.all_tasks()) <= tasks)
     await wait_until(lambda: len(os.listdir("/proc/self/fd")) <= files)

@@ -22,9 +22,8 @@ from pathlib import Path
 from tusd_py.config import Config, path_of
 from tusd_py.errors import Locked, StoreUnavailable, from_os_error
 from tusd_py.lockers.base import LetGo
+from tusd_py.lockers.waiting import Waiting
 
-FIRST_POLL_SECONDS = 0.02
-LAST_POLL_SECONDS = 0.25
 # sun_path has 108 bytes on Linux and 104 on macOS.
 MAX_SOCKET_PATH = 100
 
@@ -37,7 +36,7 @@ class FileLocker:
         self._root = Path(root).absolute()
         self._first_fence = 1
         self._held: dict[str, FileLock] = {}
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._waiting = Waiting()
         self._counter_lock = threading.Lock()
         self._counter = -1
         self._socket: socket.socket | None = None
@@ -67,33 +66,17 @@ class FileLocker:
 
     async def acquire(self, upload_id: str, *, timeout: float, let_go: LetGo, urgent: bool = True) -> FileLock:
         """Return the upload's lock, asking its holder wherever it runs."""
-        event = asyncio.Event()
-        self._waiting.setdefault(upload_id, set()).add(event)
-        deadline = asyncio.get_running_loop().time() + timeout
-        poll = FIRST_POLL_SECONDS
-        try:
-            while True:
-                event.clear()
+        async with contextlib.aclosing(self._waiting.tries(upload_id, timeout)) as tries:
+            async for remaining in tries:
                 taken = await self._take(upload_id)
                 if not isinstance(taken, str):
                     lock = self._held[upload_id] = FileLock(self, upload_id, *taken, let_go)
                     return lock
-                remaining = deadline - asyncio.get_running_loop().time()
-                if remaining <= 0:
-                    raise Locked()
-                # Asked again at every turn: there may be another holder by now, or one that could not hear yet.
-                self._send(
-                    taken or self._address, f"ask {upload_id} {'now' if urgent else 'if-stalled'} {self._address}"
-                )
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(poll, remaining)):
-                        await event.wait()
-                poll = min(poll * 1.5, LAST_POLL_SECONDS)
-        finally:
-            events = self._waiting[upload_id]
-            events.discard(event)
-            if not events:
-                del self._waiting[upload_id]
+                if remaining:
+                    # Asked again every time: there may be another holder by now, or one that could not hear yet.
+                    how = "now" if urgent else "if-stalled"
+                    self._send(taken or self._address, f"ask {upload_id} {how} {self._address}")
+        raise Locked()
 
     async def problem(self) -> str | None:
         """Return why no lock can be made in the directory, or None."""
@@ -206,8 +189,7 @@ class FileLocker:
                     lock.askers.add(words[3])
                     lock.let_go(words[2] == "now")
                 elif words[0] == "free" and len(words) == 2:
-                    for event in self._waiting.get(words[1], ()):
-                        event.set()
+                    self._waiting.wake(words[1])
 
     def _send(self, address: str, message: str) -> None:
         if self._socket is not None and address:

@@ -28,10 +28,9 @@ import structlog
 from tusd_py.config import Config
 from tusd_py.errors import Locked, StoreUnavailable, TusError
 from tusd_py.lockers.base import LetGo
+from tusd_py.lockers.waiting import LAST_POLL_SECONDS, Waiting
 from tusd_py.redis import Address, Script, Server
 
-FIRST_POLL_SECONDS = 0.02
-LAST_POLL_SECONDS = 0.25
 RENEWALS = 6
 """A lease is renewed so often before it would end."""
 MARGIN = 0.1
@@ -123,7 +122,7 @@ class RedisLocker:
         self._first_fence = 1
         self._server: Server
         self._held: dict[str, RedisLock] = {}
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._waiting = Waiting()
         self._loops: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -157,30 +156,16 @@ class RedisLocker:
             StoreUnavailable: Redis does not answer.
         """
         loop = asyncio.get_running_loop()
-        token, event, deadline = f"{self._name}:{next(self._numbers)}", asyncio.Event(), loop.time() + timeout
+        token = f"{self._name}:{next(self._numbers)}"
         wish = ("now" if urgent else "if-stalled") if timeout else ""
-        poll = FIRST_POLL_SECONDS
-        self._waiting.setdefault(upload_id, set()).add(event)
-        try:
-            while True:
-                event.clear()
+        async with contextlib.aclosing(self._waiting.tries(upload_id, timeout)) as tries:
+            async for remaining in tries:
                 asked_at = loop.time()
-                if number := await self._take(upload_id, token, wish, max(0.0, deadline - asked_at)):
+                if number := await self._take(upload_id, token, wish, remaining):
                     lock = self._held[upload_id] = RedisLock(self, upload_id, token, number, let_go)
                     lock.hold_until(asked_at + self.lease * (1 - MARGIN))
                     return lock
-                remaining = deadline - loop.time()
-                if remaining <= 0:
-                    raise Locked()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(poll, remaining)):
-                        await event.wait()
-                poll = min(poll * 1.5, LAST_POLL_SECONDS)
-        finally:
-            events = self._waiting[upload_id]
-            events.discard(event)
-            if not events:
-                del self._waiting[upload_id]
+        raise Locked()
 
     async def problem(self) -> str | None:
         """Return why locks cannot be given out now, or None if they can."""
@@ -247,8 +232,7 @@ class RedisLocker:
             case ["ask", ("now" | "if-stalled") as wish, upload_id] if upload_id in self._held:
                 self._held[upload_id].let_go(wish == "now")
             case ["free", upload_id]:
-                for event in self._waiting.get(upload_id, ()):
-                    event.set()
+                self._waiting.wake(upload_id)
 
     async def _renew(self) -> None:
         while True:
