@@ -135,9 +135,10 @@ def _split_host(place: str) -> Any:
 class Script:
     """A script of Lua, run by its hash."""
 
-    def __init__(self, source: str, *, needs_memory: bool = False) -> None:
-        """Take the source; only one that `needs_memory` is refused by a server that has none left."""
-        self.source = f"#!lua{'' if needs_memory else ' flags=allow-oom'}\n{source}"
+    def __init__(self, source: str, *, needs_memory: bool = False, reads: bool = False) -> None:
+        """Take the source; a server without memory refuses one that `needs_memory`, but none that only `reads`."""
+        flags = ["no-writes"] * reads + ["allow-oom"] * (not needs_memory)
+        self.source = f"#!lua flags={','.join(flags)}\n{source}"
         self.hash = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 

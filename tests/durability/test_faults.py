@@ -1,8 +1,8 @@
 """Two servers with bytes on S3 and records and locks in Redis, while everything around them fails at random.
 
-Clients upload through both servers. Servers are killed and stopped for a while, Redis is killed, stopped, emptied and
-full, calls on S3 are refused, lost, broken and slow, and connections are cut. What a client was told is the model: no
-offset goes back, what is complete has the right bytes, and once all is well again nothing is left over.
+Clients upload through both servers. Servers are killed and stopped for a while, Redis is killed, stopped, emptied, full
+and set back, calls on S3 are refused, lost, broken and slow, and connections are cut. What a client was told is the
+model: no offset goes back, what is complete has the right bytes, and once all is well again nothing is left over.
 
 TUSD_PY_CHAOS_SECONDS is how long things go on failing, and TUSD_PY_CHAOS_SEED repeats the choices of an earlier run,
 which prints its seed.
@@ -91,7 +91,8 @@ class World:
     async def fail(self) -> None:
         """Let one thing after another fail, until it is over."""
         kinds: list[Callable[[], Awaitable[None]]] = [
-            *(self._kill_server, self._stop_server, self._kill_redis, self._stop_redis, self._flush, self._fill_redis),
+            *(self._kill_server, self._stop_server, self._kill_redis, self._stop_redis, self._fill_redis),
+            *(self._flush, self._roll_back),
             *[self._break_s3] * 4,
         ]
         while not self.is_over:
@@ -127,6 +128,10 @@ class World:
     async def _flush(self) -> None:
         with self.redis.client() as client:
             client.flushall()
+
+    async def _roll_back(self) -> None:
+        with self.redis.forgetting():
+            await asyncio.sleep(self.chance.random())
 
     async def _fill_redis(self) -> None:
         with self.redis.client(socket_timeout=10) as client:

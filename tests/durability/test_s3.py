@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from tusd_py.testing.contracts import wait_until
 from tusd_py.testing.faults import Fault, FaultProxy
 from tusd_py.testing.raw import OFFSET_STREAM, RawClient
+from tusd_py.testing.redis import RedisProcess
 from tusd_py.testing.s3 import BUCKET, S3Server, SeaweedServer
 from tusd_py.testing.server import ServerProcess
 
@@ -200,6 +201,28 @@ async def test_records_come_back(start: Any, on_s3: tuple[str, ...], tmp_path: P
     assert (await second.get(second.url + id_of(whole))).body == b"01234"
     assert (await second.patch(second.url + id_of(url), 9 * MIB, data[9 * MIB :])).offset == len(data)
     assert (await second.get(second.url + id_of(url))).body == data
+
+
+async def test_redis_forgets_what_was_last(
+    start: Any, on_s3: tuple[str, ...], start_redis: Callable[..., RedisProcess]
+) -> None:
+    """No offset goes back, and no end is undone, if Redis comes back without its last moments."""
+    redis = start_redis(save=True)
+    options = (*on_s3, "--s3-part-size", "5MiB", "--redis", redis.url)
+    clients = [RawClient(start(*options).url) for _ in range(2)]
+    data = random.Random(5).randbytes(11 * MIB)
+    begun, ended, small = [await clients[0].create(len(data), body=data[:MIB]) for _ in range(3)]
+    with redis.forgetting():
+        assert (await clients[0].patch(begun, MIB, data[MIB : 7 * MIB])).offset == 7 * MIB
+        assert (await clients[0].patch(small, MIB, data[MIB : 2 * MIB])).offset == 2 * MIB
+        assert (await clients[0].patch(ended, MIB, data[MIB:])).offset == len(data)
+        unknown = await clients[0].create(len(data), body=data[: 6 * MIB])
+    for url, offset in ((begun, 7 * MIB), (small, 2 * MIB), (ended, len(data)), (unknown, 6 * MIB)):
+        for client in clients:
+            assert await client.offset(client.url + id_of(url)) == offset
+        if offset < len(data):
+            assert (await clients[1].patch(clients[1].url + id_of(url), offset, data[offset:])).offset == len(data)
+        assert (await clients[0].get(url)).body == data
 
 
 async def test_orphans_are_removed(start: Any, on_s3: tuple[str, ...], s3: S3Server, prefix: str) -> None:

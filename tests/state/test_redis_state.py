@@ -209,7 +209,15 @@ async def test_nobody_there(start_redis: Callable[..., RedisProcess]) -> None:
 
 async def test_password(start_redis: Callable[..., RedisProcess]) -> None:
     """A missing or wrong password is called that; with the right one, also in a user's name, all is well."""
-    allowed = ("+@read", "+@write", "+@connection", "+@scripting", "+@pubsub", "+time")  # as docs/operations.md says
+    allowed = (
+        "+@read",
+        "+@write",
+        "+@connection",
+        "+@scripting",
+        "+@pubsub",
+        "+time",
+        "+info",
+    )  # as docs/operations.md says
     user = ("--user", "ada", "on", ">secret2", "~tusd-py:*", "&tusd-py:*", "-@all", *allowed)
     redis = start_redis("--requirepass", "secret1", *user)
     for url in (redis.url, f"redis://:secret@127.0.0.1:{redis.port}", f"redis://ada:secret@127.0.0.1:{redis.port}"):
@@ -290,13 +298,26 @@ async def test_slow(start_redis: Callable[..., RedisProcess]) -> None:
 
 
 async def test_restarted(start_redis: Callable[..., RedisProcess]) -> None:
-    """A server that was restarted while nobody asked is used again without an error."""
+    """After a restart, also one that nobody noticed, the records of unfinished uploads count as lost; others do not."""
     redis = start_redis(save=True)
     async with opened(redis.url) as state:
-        upload = new_upload()
-        await state.insert(upload)
+        begun, finished = new_upload(), new_upload(status=Status.ACCEPTED)
+        for upload in (begun, finished):
+            await state.insert(upload)
+        begun = await state.save(begun, 7)
+        assert [await state.has_lost_records() for _ in range(2)] == [True, False]
         await asyncio.to_thread(redis.restart)
-        assert await state.get(upload.id) == upload
+        assert await state.get(finished.id) == finished
+        assert await state.get(begun.id) is None
+        assert [await state.has_lost_records() for _ in range(2)] == [True, False]
+        await state.insert(begun.changed(offset=5, fence=0))
+        with pytest.raises(AlreadyExists):
+            await state.insert(begun)
+        with pytest.raises(Fenced):
+            await state.save(begun, 6)
+        found = await state.get(begun.id)
+        assert found is not None
+        assert found.offset == 5
 
 
 @pytest.mark.needs_redis

@@ -11,8 +11,11 @@ Indexes are sorted sets: `all`, `status:S`, `owner:O`, `both:S:O` by the time of
 should need it: it is a backstop for records that no server looks after any more. What an index then still names is
 dropped when somebody comes across it.
 
-Redis may lose all of this; that the key `kept` is missing shows it. The store's manifests make the records again, and
-`tusd_py.lockers.redis` says why the numbers of locks do not begin anew.
+Redis may lose all of this, or what was written last: a restart reads a file that is a second old, a failover makes a
+replica the master that has not heard everything. So every record knows in which run of a server it was written. One of
+an unfinished upload that an earlier run has left is taken for lost, for its offset may be too low; and the key `kept`
+shows, by the same run or by being gone, that records may be missing. The store's manifests and bytes make the records
+again, and `tusd_py.lockers.redis` says why the numbers of locks do not begin anew.
 """
 
 from __future__ import annotations
@@ -36,20 +39,25 @@ UNFINISHED = timedelta(days=30)
 """Records of unfinished uploads that never expire are remembered for so long; then the manifest has to do."""
 MOST_KNOWN = 1000
 
+_RUN = """
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+"""
+
 # KEYS: the record, the locker's number.
 # ARGV: the bucket's name, id, number, JSON, indexes as JSON, time of creation, time of expiry, milliseconds to live,
 # version that is known ("new": insert), how many parts of it are kept, further parts.
 _COMMIT = """
 local base, id, fence, record, listed = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local created, expires, ttl, known, keep = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9], tonumber(ARGV[10])
-local old = redis.call('HMGET', KEYS[1], 'record', 'fence', 'listed', 'version', 'parts')
+local old = redis.call('HMGET', KEYS[1], 'record', 'fence', 'listed', 'version', 'parts', 'run')
 if known == 'new' then
     -- Sent again because the answer was lost, it is no second upload.
-    if old[1] then return old[1] == record and 1 or 'exists' end
+    if old[1] and old[6] == run then return old[1] == record and 1 or 'exists' end
+    if old[1] then fence = math.max(fence, tonumber(old[2])) end
 else
     if not old[1] or tonumber(old[2]) > fence then return 'fenced' end
     if tonumber(redis.call('GET', KEYS[2]) or 0) > fence then return 'fenced' end
-    if keep > 0 and old[4] ~= known then return 'resend' end
+    if keep > 0 and (old[4] ~= known or old[6] ~= run) then return 'resend' end
 end
 if old[3] ~= listed then
     -- Names of indexes are made here, but all of them are in the bucket of the keys.
@@ -67,13 +75,21 @@ if fence > tonumber(redis.call('GET', base .. ':highest') or 0) then redis.call(
 local version, parts = tonumber(old[4] or 0) + 1, keep + #ARGV - 10
 for number = keep + 1, parts do redis.call('HSET', KEYS[1], number, ARGV[number - keep + 10]) end
 for number = parts + 1, tonumber(old[5] or 0) do redis.call('HDEL', KEYS[1], number) end
-redis.call('HSET', KEYS[1], 'record', record, 'fence', ARGV[3], 'listed', listed, 'version', version, 'parts', parts)
+fence = string.format('%.0f', fence)
+redis.call('HSET', KEYS[1], 'record', record, 'fence', fence, 'listed', listed, 'version', version, 'parts', parts)
+redis.call('HSET', KEYS[1], 'run', run)
 if ttl > 0 then redis.call('PEXPIRE', KEYS[1], ttl) else redis.call('PERSIST', KEYS[1]) end
 return version
 """
-INSERT = Script(_COMMIT, needs_memory=True)
-SAVE = Script(_COMMIT)
+INSERT = Script(_RUN + _COMMIT, needs_memory=True)
+SAVE = Script(_RUN + _COMMIT)
 """Uploads that have begun may go on when Redis is out of memory; new ones are refused."""
+
+# KEYS: the record. The hash, and whether this run of the server has written it.
+GET = Script(_RUN + "return {redis.call('HGETALL', KEYS[1]), redis.call('HGET', KEYS[1], 'run') == run}", reads=True)
+
+# KEYS: what says in which run all records were there.
+KEEP = Script(_RUN + "return redis.call('SET', KEYS[1], run, 'GET') ~= run")
 
 # KEYS: the record. ARGV: the bucket's name, id.
 REMOVE = Script("""
@@ -138,15 +154,18 @@ class RedisState(RedisJobs):
 
     async def get(self, upload_id: str) -> Upload | None:
         """Return the record, if any."""
-        found = await self._server.call(lambda: self._server.client.hgetall(self._key(upload_id)))
+        fields, is_of_this_run = await self._server.run(GET, [self._key(upload_id)], [])
+        found = dict(zip(fields[::2], fields[1::2], strict=True))
         if b"record" not in found:
             return None
-        count = int(found[b"parts"])
-        if not count:
-            return self._decoder.decode(found[b"record"])
-        parts = b",".join(found[b"%d" % number] for number in range(1, count + 1))
-        # The last of two keys of the same name counts.
-        upload = self._decoder.decode(found[b"record"][:-1] + b',"parts":[' + parts + b"]}")
+        record = found[b"record"]
+        if count := int(found[b"parts"]):
+            # The last of two keys of the same name counts.
+            parts = b",".join(found[b"%d" % number] for number in range(1, count + 1))
+            record = record[:-1] + b',"parts":[' + parts + b"]}"
+        upload = self._decoder.decode(record)
+        if not is_of_this_run and not upload.status.is_finished and not upload.status.is_tombstone:
+            return None
         self._know(upload, found[b"version"].decode())
         return upload
 
@@ -217,9 +236,8 @@ class RedisState(RedisJobs):
         return max(int(answer or 0) for answer in answers)
 
     async def has_lost_records(self) -> bool:
-        """Return whether Redis lost a bucket, which one server is told of; the first of all is, too."""
-        made = await self._server.commands(*(("SETNX", bucket.key("kept"), 1) for bucket in self._server.buckets))
-        return any(made)
+        """Return whether a bucket is gone or from an earlier run, which one server is told; so is the first of all."""
+        return any([await self._server.run(KEEP, [bucket.key("kept")], []) for bucket in self._server.buckets])
 
     async def problem(self) -> str | None:
         """Return why records cannot be kept now, or None if they can."""

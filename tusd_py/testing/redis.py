@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -126,6 +127,17 @@ class RedisProcess:
     def restart(self) -> None:
         """Kill it and start it again on the same port."""
         self.kill()
+        self.start()
+
+    @contextlib.contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """Let it, which was told to save, die at the end and start with the data from the beginning."""
+        data = Path(self._directory.name, "appendonlydir")
+        with tempfile.TemporaryDirectory() as before:
+            shutil.copytree(data, before, dirs_exist_ok=True)
+            yield
+            self.kill()
+            shutil.copytree(before, data, dirs_exist_ok=True)
         self.start()
 
     def stop_running(self) -> None:
