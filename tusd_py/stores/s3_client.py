@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
+from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -24,6 +25,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 from botocore.handlers import add_expect_header
+from botocore.loaders import Loader, create_loader
 
 from tusd_py.errors import AlreadyExists, Gone, StorageFull, StoreUnavailable, TusError
 
@@ -127,6 +129,18 @@ class Outgoing:
             raise
 
 
+@functools.cache
+def _api_descriptions() -> Loader:
+    """Return what reads the descriptions of S3's API; reading them takes longer than all else before the first call."""
+    return create_loader()
+
+
+def _session() -> AioSession:
+    session = get_session()
+    session.register_component("data_loader", _api_descriptions())
+    return session
+
+
 class Bucket:
     """One bucket."""
 
@@ -162,7 +176,7 @@ class Bucket:
             region = region or "us-east-1"
         try:
             self._client = await self._stack.enter_async_context(
-                get_session().create_client("s3", endpoint_url=options.endpoint, region_name=region, config=config)
+                _session().create_client("s3", endpoint_url=options.endpoint, region_name=region, config=config)
             )
         except (BotoCoreError, ValueError) as error:
             raise StoreUnavailable(f"cannot use S3: {error}") from error
