@@ -25,8 +25,8 @@ from tusd_py.testing.server import ServerProcess
 pytestmark = pytest.mark.timeout(300)
 
 HERE = Path(__file__).parent
-SIZE = 256 * 2**20 + 4321
-CHUNK = 16 * 2**20
+SIZE = 128 * 2**20 + 4321
+CHUNK = 8 * 2**20
 # Slow enough that a kill finds the client in the middle of a request.
 BYTES_PER_SECOND = 64 * 2**20
 KILLS = 3
