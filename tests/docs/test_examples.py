@@ -176,3 +176,12 @@ def test_07_plugin_deliver_events_without_a_secret():
     """A server whose plugin lacks its settings does not start."""
     with pytest.raises(ConfigError, match="missing required field"):
         load_plugins(Config(plugin=[str(EXAMPLES / "07_plugin_deliver_events.py")]))
+
+
+@pytest.mark.parametrize("options", [[], ["--scale-out"]])
+def test_12_pipeline(tmp_path, options):
+    """Clean datasets are accepted and delivered, the others are quarantined for what is wrong with them."""
+    done = script("12_pipeline.py", "--megabytes", "4", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("\nall as it should be\n")
+    assert [line.split()[-1] for line in done.stdout.splitlines()[1:4]] == ["accepted"] * 3
