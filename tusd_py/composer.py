@@ -19,7 +19,7 @@ from tusd_py.default_plugins.metrics import Metrics
 from tusd_py.hooks.caller import Hooks
 from tusd_py.hooks.plugins import call_register, plugin_manager
 from tusd_py.hooks.specs import RegisterRoute
-from tusd_py.models import Action, Request
+from tusd_py.models import Action
 from tusd_py.protocol import extensions_for
 from tusd_py.protocol.core import Protocol
 from tusd_py.uploads import Uploads
@@ -53,7 +53,7 @@ class Route:
 
     method: str
     path: str
-    handler: Callable[[Request], Any]
+    handler: Callable[..., Any]
     action: Action | None
     plugin: str
 
@@ -160,9 +160,7 @@ def plugin_routes(manager: pluggy.PluginManager) -> list[Route]:
     routes: list[Route] = []
 
     def register_for(plugin: str) -> RegisterRoute:
-        def register(
-            method: str, path: str, handler: Callable[[Request], Any], action: Action | None = None, /
-        ) -> None:
+        def register(method: str, path: str, handler: Callable[..., Any], action: Action | None = None, /) -> None:
             routes.append(Route(method, path, handler, action, plugin))
 
         return register

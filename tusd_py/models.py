@@ -335,6 +335,8 @@ class Request:
     method: str
     path: str
     headers: CIMultiDictProxy[str] = field(default_factory=lambda: CIMultiDictProxy(CIMultiDict()))
+    query: str = ""
+    """What stands behind the question mark, as it was sent; observers do not see it."""
     upload_id: str | None = None
     """Last part of the path; None for the collection."""
     base_url: str = ""

@@ -3,6 +3,7 @@
 It is the plugin of a server that the tests start; the file is named in its settings.
 """
 
+import asyncio
 import json
 import threading
 
@@ -46,6 +47,19 @@ def register_stores(register):
 @hookimpl
 def register_routes(register):
     register("GET", "/recorder", lambda request: Response(200, {"Content-Type": "text/plain"}, b"a page"), "list")
+    register("GET", "/recorder/{upload_id}", lambda request: Response(200, {}, request.upload_id.encode()), "status")
+    register("GET", "/recorder-some", some_uploads)
+    register("GET", "/recorder-awaited", some_uploads_awaited)
+
+
+def some_uploads(request, allowed):
+    """Answer which of the uploads in the query may be seen."""
+    return Response(200, {}, ",".join(sorted(allowed(request.query.split("&")).result())).encode())
+
+
+async def some_uploads_awaited(request, allowed):
+    """Do the same in a coroutine."""
+    return Response(200, {}, ",".join(sorted(await asyncio.wrap_future(allowed(request.query.split("&"))))).encode())
 
 
 @hookimpl

@@ -102,6 +102,30 @@ async def test_register_routes_adds_a_page_behind_authorize(recorded):
     await recorded.call("authorize", action="list", identity="reader-of-page")
 
 
+async def test_a_page_on_one_upload_is_authorized_for_it_and_gone_with_it(recorded):
+    """`{upload_id}` in a path is an upload: its owner gets the page, others 403, and without it is 404 or 410."""
+    url, upload_id = await recorded.create(3)
+    page = f"/recorder/{upload_id}"
+    ann, bob = {"Authorization": "Bearer ann"}, {"Authorization": "Bearer bob"}
+    answer = await recorded.tus.request("GET", page, ann)
+    assert (answer.status, answer.body) == (200, upload_id.encode())
+    assert (await recorded.tus.request("GET", page, bob)).status == 403
+    assert (await recorded.tus.request("GET", "/recorder/nowhere", ann)).status == 404
+    assert (await recorded.tus.request("GET", "/recorder/no.id", ann)).status == 404
+    await recorded.tus.delete(url, ann)
+    assert (await recorded.tus.request("GET", page, ann)).status == 410
+
+
+async def test_a_page_on_many_uploads_learns_which_may_be_seen(recorded):
+    """`allowed` gives those of the uploads that exist and are the caller's, to plain functions and coroutines."""
+    _, upload_id = await recorded.create(3)
+    for page in ("/recorder-some", "/recorder-awaited"):
+        asked = f"{page}?{upload_id}&nowhere"
+        for name, seen in (("ann", upload_id), ("bob", "")):
+            answer = await recorded.tus.request("GET", asked, {"Authorization": f"Bearer {name}"})
+            assert (answer.status, answer.body) == (200, seen.encode())
+
+
 def test_register_commands_adds_a_command(installed_plugin):
     """An installed plugin's command is listed by --help and can be run."""
     environment = installed_plugin("recorder", RECORDER.read_text())

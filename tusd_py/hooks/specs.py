@@ -11,7 +11,8 @@ thread, except those of `register_`. Take only the arguments that you need.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from typing import Any, Protocol, get_args
 
 import click
@@ -29,10 +30,15 @@ RegisterBackend = Callable[[str, str, str], None]
 class RegisterRoute(Protocol):
     """How a plugin adds a page."""
 
-    def __call__(
-        self, method: str, path: str, handler: Callable[[Request], Any], action: Action | None = None, /
-    ) -> None:
+    def __call__(self, method: str, path: str, handler: Callable[..., Any], action: Action | None = None, /) -> None:
         """Serve `path` with `handler`; with an `action`, `authorize` is asked first."""
+
+
+class Allowed(Protocol):
+    """How a page asks which uploads its request may see, from any thread."""
+
+    def __call__(self, upload_ids: Iterable[str], /) -> Future[frozenset[str]]:
+        """Give those of these uploads that are there and that `authorize` lets the request see."""
 
 
 class JobProgress(Protocol):
@@ -65,7 +71,12 @@ def register_routes(register: RegisterRoute) -> None:
     """Add a page: `register(method, path, handler, action)`; the handler takes a `Request` and returns a `Response`.
 
     With an `action`, `authorize` is asked whether the request may do it; without one the page is for everybody who
-    can authenticate.
+    can authenticate. A path with `{upload_id}` is about that upload: `authorize` is asked about it, `request.upload_id`
+    has the id, and who asks for one that is not there gets 404 or 410.
+
+    A page about many uploads takes a second argument `allowed`. `allowed(ids)` asks `authorize` about each, with the
+    action `status`, and gives those that are there and may be seen, as a future: call `.result()` in a plain function,
+    or await `asyncio.wrap_future(...)` in a coroutine.
     """
 
 

@@ -56,6 +56,7 @@ class Adapter:
             method=request.method,
             path=request.raw_path.partition("?")[0],
             headers=_with_content_length(request.headers),
+            query=request.raw_path.partition("?")[2],
             upload_id=request.match_info.get("upload_id") or None,
             base_url=base_url.rstrip("/") + "/",
             remote=seen.remote,
@@ -138,9 +139,9 @@ class Adapter:
 
 
 def harmless(request: Request) -> Request:
-    """Return the request as observers may see it: without credentials."""
+    """Return the request as observers may see it: without credentials, which a query may hold too."""
     kept = CIMultiDict({name: request.headers[name] for name in _HARMLESS if name in request.headers})
-    return replace(request, headers=CIMultiDictProxy(kept))
+    return replace(request, headers=CIMultiDictProxy(kept), query="")
 
 
 def error_response(error: TusError, request: web.BaseRequest) -> Response:

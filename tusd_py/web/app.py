@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import replace
 
 import structlog
 from aiohttp import web
 
 from tusd_py.composer import Parts, Route
-from tusd_py.errors import InvalidRequest, MethodNotAllowed, NotFound, ShuttingDown, TusError
-from tusd_py.models import Request, Response
+from tusd_py.errors import Forbidden, InvalidRequest, MethodNotAllowed, NotFound, Reject, ShuttingDown, TusError
+from tusd_py.models import UPLOAD_ID, Request, Response, Upload
 from tusd_py.protocol.core import overridden
 from tusd_py.web import cors
 from tusd_py.web.adapter import Adapter, answer_expectation, error_response, harmless, with_version
@@ -58,15 +61,45 @@ class Server:
         return await self._send(request, with_version(response))
 
     def _plugin_page(self, route: Route) -> Handler:
-        hooks = self.parts.hooks
+        hooks, wants_allowed = self.parts.hooks, "allowed" in inspect.signature(route.handler).parameters
 
         async def page(http_request: web.Request) -> web.StreamResponse:
             request: Request = http_request["request"]
             if route.action is not None:
-                await hooks.authorize(request, route.action, None)
-            return await self._send(http_request, await hooks.page(route.plugin, route.handler, request))
+                await hooks.authorize(request, route.action, await self._upload_of(request))
+            handler = route.handler
+            if wants_allowed:
+                loop = asyncio.get_running_loop()
+
+                def allowed(upload_ids: Iterable[str]) -> Future[frozenset[str]]:
+                    return asyncio.run_coroutine_threadsafe(self._allowed(request, [*upload_ids]), loop)
+
+                handler = functools.partial(handler, allowed=allowed)
+            return await self._send(http_request, await hooks.page(route.plugin, handler, request))
 
         return page
+
+    async def _upload_of(self, request: Request) -> Upload | None:
+        """Return the upload that a page is about, if it is about one."""
+        if request.upload_id is None:
+            return None
+        if not UPLOAD_ID.fullmatch(request.upload_id):
+            raise NotFound()
+        upload = await self.parts.uploads.find(request.upload_id)
+        upload.check_present()
+        return upload
+
+    async def _allowed(self, request: Request, upload_ids: list[str]) -> frozenset[str]:
+        """Return those of these uploads that are there and that `authorize` lets the request see."""
+        seen = set()
+        for upload_id in upload_ids:
+            # Records alone are asked: one that is lost is made again by and by, and by nobody's look at a list.
+            upload = await self.parts.uploads.state.get(upload_id)
+            if upload is not None and not upload.status.is_tombstone:
+                with contextlib.suppress(Reject, Forbidden):
+                    await self.parts.hooks.authorize(request, "status", upload)
+                    seen.add(upload_id)
+        return frozenset(seen)
 
     async def _send(self, request: web.Request, response: Response) -> web.StreamResponse:
         request["response"] = response

@@ -145,7 +145,7 @@ def _redact_parquet(file: BinaryIO, target: Path, scan: Scan, detector: Detector
                 columns = []
                 for field, column in zip(batch.schema, batch.columns, strict=True):
                     values = column.to_pylist()
-                    new, count = _redacted_values(values, field.name, detector, keep)
+                    new, count = redacted_values(values, field.name, detector, keep)
                     columns.append(pyarrow.array(new, field.type) if count else column)
                     total += count
                 writer.write_batch(pyarrow.RecordBatch.from_arrays(columns, schema=batch.schema))
@@ -154,7 +154,8 @@ def _redact_parquet(file: BinaryIO, target: Path, scan: Scan, detector: Detector
     return total
 
 
-def _redacted_values(values: list[Any], name: str, detector: Detector, keep: Collection[str]) -> tuple[list[Any], int]:
+def redacted_values(values: list[Any], name: str, detector: Detector, keep: Collection[str]) -> tuple[list[Any], int]:
+    """Return a column's values, whatever they are made of, with labels in them, and how many were put there."""
     count = 0
 
     def walk(value: Any, column: str) -> Any:
