@@ -1,13 +1,14 @@
-"""A dataset's whole way: uploaded, validated, scanned for personal data, delivered or quarantined with a reason.
+"""A dataset's whole way: uploaded, validated, scanned for personal data, then catalogued and delivered, or quarantined.
 
     python examples/12_pipeline.py                       on the embedded defaults: files, SQLite, jobs in the server
-    python examples/12_pipeline.py --scale-out           on S3, Redis and two workers
+    python examples/12_pipeline.py --scale-out           on S3, Redis, PostgreSQL and two workers
     python examples/12_pipeline.py --megabytes 2000      instead of 200
 
 It makes a dataset of which it knows the truth: conversations in JSON Lines, people in CSV and measurements in Parquet,
-each once clean and once, smaller, with faults. tuspy uploads them all. Then the verdicts, the lines that they name, and
-what was delivered are compared with the truth; exit status 1 means that something was not as it should be. Everything
-runs on the loopback interface and ends by itself. It needs the plugins of this repository: `scripts/setup --dev`.
+each once clean and once, smaller, with faults. tuspy uploads them all. Then the verdicts, the lines that they name,
+what is catalogued and what was delivered are compared with the truth; exit status 1 means that something was not as it
+should be. Everything runs on the loopback interface and ends by itself. It needs the plugins of this repository:
+`scripts/setup --dev`.
 """
 
 import argparse
@@ -30,6 +31,7 @@ import pyarrow.parquet as pq
 import requests
 from tusclient.client import TusClient
 
+from tusd_py.testing.postgres import PostgresProcess
 from tusd_py.testing.redis import RedisProcess, valkey_binary
 from tusd_py.testing.s3 import ENVIRONMENT, SeaweedServer
 from tusd_py.testing.server import ServerProcess, WorkerProcess
@@ -76,6 +78,9 @@ rules = [{{ match = "*.jsonl", schema = "chat.json" }}, {{ match = "*.csv", sche
 [plugins.pii]
 enabled = true
 
+[plugins.catalog]
+database = "{database}"
+
 [plugins.07_plugin_deliver_events]
 folder = "{events}"
 secret = "not much of one"
@@ -87,6 +92,7 @@ class Dataset:
     """A file, and what has to be said about it."""
 
     path: Path
+    rows: int
     status: str = "accepted"
     reasons: list[str] = field(default_factory=list)
     """What its reasons have to contain."""
@@ -97,8 +103,8 @@ def sentence(chance: random.Random, words: int) -> str:
     return " ".join(chance.choices(WORDS, k=words))
 
 
-def write_chat(path: Path, size: int, faults: dict[int, Callable[[dict[str, Any]], None]]) -> None:
-    """Write conversations until the file is as large as wanted, and change the records that have a fault."""
+def write_chat(path: Path, size: int, faults: dict[int, Callable[[dict[str, Any]], None]]) -> int:
+    """Write conversations until the file is as large as wanted; return how many, of which some have a fault."""
     chance = random.Random(path.name)
     # Texts are drawn from a pool, for making them takes longer than anything that is shown here.
     pool = [sentence(chance, chance.randint(5, 80)) for _ in range(2000)]
@@ -112,10 +118,11 @@ def write_chat(path: Path, size: int, faults: dict[int, Callable[[dict[str, Any]
             faults.get(number, lambda record: None)(record)
             file.write(json.dumps(record) + "\n")
             number += 1
+    return number
 
 
-def write_people(path: Path, size: int, faults: dict[int, tuple[int, str]]) -> None:
-    """Write rows until the file is as large as wanted, and change a cell of the rows that have a fault."""
+def write_people(path: Path, size: int, faults: dict[int, tuple[int, str]]) -> int:
+    """Write rows until the file is as large as wanted; return how many, of which some have a cell with a fault."""
     chance = random.Random(path.name)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -130,10 +137,11 @@ def write_people(path: Path, size: int, faults: dict[int, tuple[int, str]]) -> N
                     row[column] = value
                 writer.writerow(row)
                 number += 1
+    return number
 
 
-def write_measurements(path: Path, size: int) -> None:
-    """Write row groups until the file is as large as wanted."""
+def write_measurements(path: Path, size: int) -> int:
+    """Write row groups until the file is as large as wanted; return how many rows there are."""
     chance = random.Random(path.name)
     schema = pa.schema([("at", pa.timestamp("us")), ("sensor", pa.string()), ("value", pa.float64())])
     rows = 100_000
@@ -145,6 +153,7 @@ def write_measurements(path: Path, size: int) -> None:
             sensors = pa.array([f"s{number % 50}" for number in range(rows)])
             writer.write_table(pa.table([at, sensors, values], schema))
             group += 1
+    return group * rows
 
 
 def make_datasets(folder: Path, size: int) -> list[Dataset]:
@@ -157,20 +166,22 @@ def make_datasets(folder: Path, size: int) -> list[Dataset]:
         record["messages"][1]["role"] = "robot"
 
     small = min(size // 20, 10 * MB)
-    clean = [folder / name for name in ("chat.jsonl", "people.csv", "measurements.parquet")]
-    write_chat(clean[0], size // 2, {})
-    write_people(clean[1], size // 4, {})
-    write_measurements(clean[2], size // 4)
-    write_chat(folder / "leaky.jsonl", small, {17: leak, 40: leak, 41: break_schema})
-    write_people(folder / "odd.csv", small, {100: (2, "1.5")})
-    with clean[2].open("rb") as whole:
-        (folder / "cut.parquet").write_bytes(whole.read(small))
-    return [
-        *map(Dataset, clean),
-        Dataset(folder / "leaky.jsonl", "quarantined", ["card: 2", "line 42", "/messages/1/role"]),
-        Dataset(folder / "odd.csv", "quarantined", ["maximum of 1", "row 101", "/score"]),
-        Dataset(folder / "cut.parquet", "quarantined", ["structure: it has no end"]),
+    chat, people, measurements = (folder / name for name in ("chat.jsonl", "people.csv", "measurements.parquet"))
+    leaky, odd, cut = (folder / name for name in ("leaky.jsonl", "odd.csv", "cut.parquet"))
+    datasets = [
+        Dataset(chat, write_chat(chat, size // 2, {})),
+        Dataset(people, write_people(people, size // 4, {})),
+        Dataset(measurements, write_measurements(measurements, size // 4)),
+        Dataset(leaky, write_chat(leaky, small, {17: leak, 40: leak, 41: break_schema}), "quarantined"),
+        Dataset(odd, write_people(odd, small, {100: (2, "1.5")}), "quarantined"),
+        Dataset(cut, 0, "quarantined"),
     ]
+    with measurements.open("rb") as whole:
+        cut.write_bytes(whole.read(small))
+    datasets[3].reasons = ["card: 2", "line 42", "/messages/1/role"]
+    datasets[4].reasons = ["maximum of 1", "row 101", "/score"]
+    datasets[5].reasons = ["structure: it has no end"]
+    return datasets
 
 
 class Pipeline:
@@ -184,8 +195,10 @@ class Pipeline:
         (folder / "schemas" / "chat.json").write_text(json.dumps(CHAT))
         (folder / "schemas" / "people.json").write_text(json.dumps(PEOPLE))
         config = folder / "tusd-py.toml"
-        config.write_text(CONFIG.format(events=self.events, schemas=folder / "schemas"))
         options = ["--config", str(config), "--plugin", str(HERE / "07_plugin_deliver_events.py")]
+        postgres = stack.enter_context(PostgresProcess()) if is_scaled_out else None
+        database = postgres.url if postgres else f"sqlite:///{folder / 'catalog.db'}"
+        config.write_text(CONFIG.format(events=self.events, schemas=folder / "schemas", database=database))
         if is_scaled_out:
             s3 = stack.enter_context(SeaweedServer(folder / "s3"))
             redis = stack.enter_context(RedisProcess(valkey_binary()))
@@ -217,6 +230,19 @@ class Pipeline:
                 return upload
         raise TimeoutError(f"the jobs of {status_url} have not ended")
 
+    def facts(self, upload_id: str) -> dict[str, Any]:
+        """Return what the catalog has of an upload, if anything."""
+        answer = requests.get(self.server.url.replace("/files/", f"/api/catalog/{upload_id}"), timeout=60)
+        return dict(answer.json()["facts"]) if answer.ok else {}
+
+    def delivered(self, upload_id: str) -> str | None:
+        """Return the digest in the event of an upload, if there is one."""
+        event = self.events / f"{upload_id}.json"
+        if not event.exists():
+            return None
+        data = json.loads(event.read_text())["data"]
+        return str(data["facts"]["07_plugin_deliver_events"]["sha256"])
+
 
 def has_ended(job: dict[str, Any]) -> bool:
     """Whether nothing more happens to a job by itself."""
@@ -235,22 +261,23 @@ def seconds(start: str, stop: str) -> float:
     return (datetime.fromisoformat(stop) - datetime.fromisoformat(start)).total_seconds()
 
 
-def mistakes(dataset: Dataset, found: dict[str, Any], events: Path) -> list[str]:
+def mistakes(dataset: Dataset, found: dict[str, Any], pipeline: Pipeline) -> list[str]:
     """Compare what became of a dataset with the truth."""
     name, status = dataset.path.name, found["status"]
     if status != dataset.status:
         return [f"{name} is {status}, and should be {dataset.status}"]
     missing = [reason for reason in dataset.reasons if reason not in (found["reason"] or "")]
     wrong = [f"{name}: the reasons do not tell {reason!r}: {found['reason']}" for reason in missing]
-    event = events / f"{found['id']}.json"
-    if event.exists() != (status == "accepted"):
-        wrong.append(f"{name} is {status}, and was {'' if event.exists() else 'not '}delivered")
-    elif event.exists():
+    if status == "accepted":
         with dataset.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        facts = json.loads(event.read_text())["data"]["facts"]
-        if facts["07_plugin_deliver_events"]["sha256"] != digest:
-            wrong.append(f"{name}: what was delivered has another digest")
+        catalogued = pipeline.facts(found["id"])
+        if (catalogued["rows"], catalogued["sha256"]) != (dataset.rows, digest):
+            wrong.append(f"{name} has {dataset.rows} rows and the digest {digest}, but the catalog has {catalogued}")
+        if pipeline.delivered(found["id"]) != digest:
+            wrong.append(f"{name}: what was delivered has another digest than {digest}")
+    elif pipeline.facts(found["id"]) or pipeline.delivered(found["id"]):
+        wrong.append(f"{name} is quarantined, but is in the catalog or delivered")
     return wrong
 
 
@@ -258,7 +285,7 @@ def main() -> None:
     """Run it all, and say what became of every file."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=200, help="size of all files together; 200 by default")
-    parser.add_argument("--scale-out", action="store_true", help="use S3, Redis and two workers")
+    parser.add_argument("--scale-out", action="store_true", help="use S3, Redis, PostgreSQL and two workers")
     arguments = parser.parse_args()
     wrong: list[str] = []
     with ExitStack() as stack:
@@ -271,7 +298,7 @@ def main() -> None:
             status_url = pipeline.upload(dataset)
             uploaded = time.monotonic() - begun
             found = pipeline.follow(status_url)
-            wrong += mistakes(dataset, found, pipeline.events)
+            wrong += mistakes(dataset, found, pipeline)
             checked = max(job["ended_at"] for job in found["jobs"] if job["stage"] == "check")
             ended = max(job["ended_at"] or "" for job in found["jobs"])
             row = f"{dataset.path.name:<22}{dataset.path.stat().st_size / MB:>7.1f}{uploaded:>10.2f}"
