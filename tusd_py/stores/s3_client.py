@@ -37,12 +37,15 @@ _log = structlog.get_logger("tusd_py.s3")
 
 _GONE = frozenset({"NoSuchUpload", "NoSuchKey", "404", "NotFound"})
 _FULL = frozenset({"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "EntityTooLargeForQuota", "507"})
+CUT_OFF = frozenset({"ConnectionClosedError", "EndpointConnectionError", "HTTPClientError"})
+"""Reasons of a call whose connection broke while it was being sent."""
 # What only an operator can mend, in words that name the cause.
 _CAUSES = {
     "NoSuchBucket": "the bucket does not exist",
     "AccessDenied": "access is denied: the credentials lack a permission for the bucket",
     "AllAccessDisabled": "access is denied: the account or the bucket is closed",
     "InvalidAccessKeyId": "the access key is not known to the storage",
+    "XAdminUserNotFound": "the access key is not known to the storage",  # versitygw
     "SignatureDoesNotMatch": "the secret key is wrong",
     "InvalidToken": "the session token is wrong",
     "ExpiredToken": "the credentials have expired",
@@ -322,6 +325,11 @@ class Bucket:
 def encoded_crc(crc: int) -> str:
     """Return a checksum as S3 writes it."""
     return base64.b64encode(crc.to_bytes(4, "big")).decode()
+
+
+def decoded_crc(text: str | None) -> int | None:
+    """Return a checksum that S3 wrote, or None if it did not."""
+    return int.from_bytes(base64.b64decode(text)) if text else None
 
 
 def _translated(operation: str, error: Exception) -> TusError:
