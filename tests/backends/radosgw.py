@@ -13,7 +13,7 @@ from pathlib import Path
 from missing import Missing
 
 from tusd_py.testing.redis import free_port
-from tusd_py.testing.s3 import ACCESS_KEY, SECRET_KEY, S3Server
+from tusd_py.testing.s3 import ACCESS_KEY, READER_KEY, READER_SECRET_KEY, SECRET_KEY, S3Server
 
 PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common")
@@ -96,8 +96,9 @@ class RadosGateway(S3Server):
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", uuid)
         self._start("ceph-osd", "-i", "0")
         self._start("radosgw", "-n", "client.rgw.a")
-        user = ["user", "create", "--uid", "test", "--display-name", "test"]
-        self._run("radosgw-admin", *user, "--access-key", ACCESS_KEY, "--secret", SECRET_KEY)
+        for key, secret in ((ACCESS_KEY, SECRET_KEY), (READER_KEY, READER_SECRET_KEY)):
+            user = ["user", "create", "--uid", key, "--display-name", key]
+            self._run("radosgw-admin", *user, "--access-key", key, "--secret", secret)
         self.wait(SECONDS)
         return self
 

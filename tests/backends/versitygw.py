@@ -10,7 +10,7 @@ from pathlib import Path
 from missing import Missing
 
 from tusd_py.testing.redis import free_port
-from tusd_py.testing.s3 import ACCESS_KEY, SECRET_KEY, S3Process
+from tusd_py.testing.s3 import ACCESS_KEY, READER_KEY, READER_SECRET_KEY, SECRET_KEY, S3Process
 
 MODULE = Path(__file__).parent / "versitygw"
 BUILT = Path(__file__).parent / ".built"
@@ -24,8 +24,16 @@ class VersityGateway(S3Process):
         super().__init__(folder, "versitygw", free_port())
 
     def command(self) -> list[str]:
-        (self.folder / "objects").mkdir(exist_ok=True)
-        return [str(PROGRAM), "--port", f"127.0.0.1:{self.port}", "posix", str(self.folder / "objects")]
+        for name in ("objects", "users"):
+            (self.folder / name).mkdir(exist_ok=True)
+        place = ["--port", f"127.0.0.1:{self.port}", "--iam-dir", str(self.folder / "users")]
+        return [str(PROGRAM), *place, "posix", str(self.folder / "objects")]
+
+    def start(self) -> None:
+        super().start()
+        admin = [str(PROGRAM), "admin", "--access", ACCESS_KEY, "--secret", SECRET_KEY, "--endpoint-url", self.endpoint]
+        user = ["create-user", "--access", READER_KEY, "--secret", READER_SECRET_KEY, "--role", "user"]
+        subprocess.run([*admin, *user], check=True, capture_output=True)
 
     def environment(self) -> Mapping[str, str]:
         return {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}

@@ -144,6 +144,23 @@ async def test_storage_away(start: Any, on_s3: tuple[str, ...], proxy: FaultProx
     assert (await client.get(url)).body == data
 
 
+async def test_not_ready(start: Any, on_s3: tuple[str, ...], proxy: FaultProxy) -> None:
+    """As soon as S3 has refused a call the server is not ready, and its log says why in words for the operator."""
+    server: ServerProcess = start(*on_s3)
+    client = RawClient(server.url)
+    for code, words in (
+        ("AccessDenied", "access is denied"),
+        ("NoSuchBucket", "the bucket does not exist"),
+        ("RequestTimeTooSkewed", "the clock of this machine"),
+    ):
+        proxy.always(Fault("refuse", 403, code))
+        assert (await client.post({"Upload-Length": 5})).status == 503
+        assert (await client.request("GET", "/readyz")).status == 503
+        assert f"the bucket {BUCKET} cannot be used: {words}" in server.output()
+        proxy.heal()
+        assert (await client.request("GET", "/readyz")).status == 200
+
+
 async def test_object_that_vanished(start: Any, on_s3: tuple[str, ...], s3: S3Server, prefix: str) -> None:
     """Downloading what somebody deleted from the bucket is 410, not an empty file."""
     client = RawClient(start(*on_s3).url)

@@ -6,10 +6,18 @@ DIFFERENT = {
     "localstack": {
         "test_what_is_wrong[secret]": "does not check signatures",
         "test_what_is_wrong[key]": "takes any key",
+        "test_what_is_wrong[permission]": "knows no permissions",
     },
     "radosgw": {
         "test_object_tells_what_it_is": "forgets tags that come with CreateMultipartUpload (16.2)",
         "test_whole_object_is_verified": "ignores checksums (16.2)",
+        "test_wrong_checksum_of_the_whole": "ignores checksums (16.2)",
+    },
+    "versitygw": {
+        "test_object_settings[10]": "keeps files, which have no storage class and no encryption",
+        "test_object_settings[5242881]": "keeps files, which have no storage class and no encryption",
+        "test_concatenation[sizes6]": "takes for the checksum of a copied range that of the whole source (1.7.0)",
+        "test_concatenation_with_fewer_checksums[part]": "gives copied parts the checksum of their source (1.7.0)",
     },
 }
 

@@ -15,15 +15,21 @@ import crc32c
 import pytest
 
 from tusd_py.body import Body
+from tusd_py.claim import Rules
 from tusd_py.errors import AlreadyExists, Forbidden, Gone, NotFinished, StoreUnavailable, TusError
+from tusd_py.hooks.caller import Hooks
+from tusd_py.hooks.plugins import plugin_manager
+from tusd_py.lockers.memory import MemoryLocker
 from tusd_py.models import Status, Upload, now
+from tusd_py.state.memory import MemoryState
 from tusd_py.stores.s3 import S3Store, Settings
 from tusd_py.stores.s3_client import Options, encoded_crc
 from tusd_py.stores.s3_content import ID_KEY, user_metadata
 from tusd_py.testing.contracts import Tap, new_upload, wait_until
 from tusd_py.testing.contracts.store import no_progress
 from tusd_py.testing.faults import Fault, FaultProxy
-from tusd_py.testing.s3 import BUCKET, S3Server
+from tusd_py.testing.s3 import BUCKET, READER_KEY, READER_SECRET_KEY, S3Server
+from tusd_py.uploads import Uploads
 
 MIB = 1024 * 1024
 PART = 5 * MIB
@@ -183,6 +189,18 @@ async def test_object_tells_what_it_is(make_store: Make, s3: S3Server, prefix: s
         assert s3.call("get_object_tagging", Key=prefix + upload.id)["TagSet"] == [{"Key": "kind", "Value": "upload"}]
 
 
+@pytest.mark.parametrize("size", [10, PART + 1])
+async def test_object_settings(make_store: Make, s3: S3Server, prefix: str, size: int) -> None:
+    """The object is encrypted and of the storage class that the settings name, and by default nothing is asked for."""
+    wanted = {"ServerSideEncryption": "AES256", "StorageClass": "STANDARD_IA"}
+    upload = await make_whole(await make_store(encryption="AES256", storage_class="STANDARD_IA"), some_bytes(size))
+    found = s3.call("head_object", Key=prefix + upload.id)
+    assert {name: found.get(name) for name in wanted} == wanted
+    plain = await make_whole(await make_store(), some_bytes(size))
+    assert s3.call("head_object", Key=prefix + plain.id).get("StorageClass", "STANDARD") == "STANDARD"
+    assert s3.call("get_object_tagging", Key=prefix + plain.id)["TagSet"] == []
+
+
 async def test_whole_object_is_verified(make_store: Make, s3: S3Server, prefix: str) -> None:
     """With full checksums the storage has that of the whole object; a part that was replaced is not completed."""
     store = await make_store(checksum="full")
@@ -196,6 +214,16 @@ async def test_whole_object_is_verified(make_store: Make, s3: S3Server, prefix: 
     # SeaweedFS keeps every attempt at a part and takes the one that is named; others know the last one only.
     with contextlib.suppress(Gone):
         assert await read(store, await store.finish(upload)) == data
+
+
+async def test_wrong_checksum_of_the_whole(store: S3Store) -> None:
+    """An object whose bytes are not those that arrived does not come into being."""
+    data = some_bytes(PART + 1000)
+    upload = await append(store, await store.create(new_upload(length=len(data))), data)
+    upload = upload.changed(storage={**upload.storage, "crc32c": f"{crc32c.crc32c(data) ^ 1:08x}"})
+    with pytest.raises(TusError):
+        await store.finish(upload)
+    assert await store.lists.whole(upload) is None
 
 
 # Checksums
@@ -401,7 +429,7 @@ async def test_two_writers(store: S3Store, make_store: Make) -> None:
 
 @pytest.mark.parametrize(
     "sizes",
-    [[3, 4], [6 * MIB, 1], [1, 6 * MIB, 0, 7 * MIB, 2 * MIB], [PART, PART], [MIB, MIB, MIB], [0, 0]],
+    [[3, 4], [6 * MIB, 1], [1, 6 * MIB, 0, 7 * MIB, 2 * MIB], [PART, PART], [MIB, MIB, MIB], [0, 0], [MIB, 11 * MIB]],
 )
 async def test_concatenation(store: S3Store, s3: S3Server, prefix: str, sizes: list[int]) -> None:
     """Members of any size are joined in order, and the storage's checksum of the whole is right."""
@@ -535,6 +563,23 @@ async def test_sweep(make_store: Make, s3: S3Server, prefix: str) -> None:
     assert await read(store, await store.finish(alive)) == data
 
 
+@pytest.mark.one_server
+async def test_one_sweep_at_a_time(make_store: Make, proxy: FaultProxy) -> None:
+    """While one process looks for leftovers, another leaves it to that one."""
+    state, locker, hooks = MemoryState(), MemoryLocker(), Hooks(plugin_manager(entry_points=False), timeout=5)
+    one, other = [Uploads(await make_store(), state, locker, hooks, Rules()) for _ in range(2)]
+    proxy.always(Fault("hang"), "ListMultipartUploads")
+    sweep = asyncio.create_task(one.sweep(timedelta(hours=1)))
+    await wait_until(lambda: proxy.count()["ListMultipartUploads"] == 1)
+    await other.sweep(timedelta(hours=1))
+    assert proxy.count()["ListMultipartUploads"] == 1
+    sweep.cancel()
+    await asyncio.wait([sweep])
+    proxy.heal()
+    await other.sweep(timedelta(hours=1))
+    assert proxy.count()["ListMultipartUploads"] == 2
+
+
 # Memory
 
 
@@ -569,6 +614,23 @@ async def test_slow_clients_do_not_stop_others(s3: S3Server, prefix: str) -> Non
     for upload in ended[::100]:
         assert await read(store, await store.finish(upload)) == first + second
     await store.aclose()
+
+
+@pytest.mark.one_server
+async def test_concurrency(make_store: Make, proxy: FaultProxy) -> None:
+    """No more parts of one upload are sent at once than the setting says, and its body is not taken meanwhile."""
+    store = await make_store(concurrency=2)
+    upload = await store.create(new_upload(length=4 * PART))
+    proxy.always(Fault("slow", seconds=0.01), "UploadPart")
+    body = Body.of([bytes(MIB)] * 20)
+    sending = asyncio.create_task(store.append(upload, body, no_progress))
+    # Two parts are on their way, and a third one is waiting.
+    await wait_until(lambda: proxy.count()["UploadPart"] == 2 and store.budget.used == 3 * PART)
+    await asyncio.sleep(0.1)
+    assert (proxy.count()["UploadPart"], store.budget.used) == (2, 3 * PART)
+    assert body.received < 4 * PART
+    proxy.heal()
+    assert (await sending).offset == 4 * PART
 
 
 @pytest.mark.one_server
@@ -633,6 +695,8 @@ async def test_unfinished_parts_cannot_be_read(store: S3Store) -> None:
 
 # What is wrong is said
 
+READER = {"AWS_ACCESS_KEY_ID": READER_KEY, "AWS_SECRET_ACCESS_KEY": READER_SECRET_KEY}
+
 
 @pytest.mark.parametrize(
     ("bucket", "environment", "endpoint", "words"),
@@ -640,11 +704,12 @@ async def test_unfinished_parts_cannot_be_read(store: S3Store) -> None:
         ("no-such-bucket", {}, None, "does not exist"),
         (BUCKET, {"AWS_SECRET_ACCESS_KEY": "wrong-and-secret"}, None, "secret key is wrong"),
         (BUCKET, {"AWS_ACCESS_KEY_ID": "nobody"}, None, "not known"),
+        (BUCKET, READER, None, "lack a permission"),
         (BUCKET, {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}, None, "AWS_ACCESS_KEY_ID"),
         (BUCKET, {}, "http://127.0.0.1:9", "does not answer"),
         (BUCKET, {}, "ftp:///x", "S3"),
     ],
-    ids=["bucket", "secret", "key", "credentials", "nobody", "address"],
+    ids=["bucket", "secret", "key", "permission", "credentials", "nobody", "address"],
 )
 async def test_what_is_wrong(
     s3: S3Server,
@@ -673,7 +738,9 @@ async def test_problem_while_running(make_store: Make, proxy: FaultProxy, s3: S3
     assert [await store.problem() for _ in range(10)] == [None] * 10
     assert len(proxy.calls) == before
     fresh = await make_store()
-    fresh.bucket._probed = (-100, None)
+    proxy.always(Fault("refuse", 403, "SlowDown"))
+    with pytest.raises(StoreUnavailable):
+        await fresh.create(new_upload())
     for code, words in (
         ("RequestTimeTooSkewed", "clock"),
         ("AccessDenied", "permission"),

@@ -21,6 +21,8 @@ from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
 ACCESS_KEY, SECRET_KEY, BUCKET = "test", "test", "uploads"
+READER_KEY, READER_SECRET_KEY = "reader", "reader-secret"
+"""Who may not write, where a server knows permissions."""
 ENVIRONMENT: Mapping[str, str] = {
     "AWS_ACCESS_KEY_ID": ACCESS_KEY,
     "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
@@ -170,11 +172,16 @@ class SeaweedServer(S3Process):
 
     def command(self) -> list[str]:
         """Return what starts it."""
-        credentials = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
-        actions = ["Admin", "Read", "Write", "List", "Tagging"]
-        identity = {"name": "test", "credentials": credentials, "actions": actions}
+        people = [
+            (ACCESS_KEY, SECRET_KEY, ["Admin", "Read", "Write", "List", "Tagging"]),
+            (READER_KEY, READER_SECRET_KEY, ["Read", "List"]),
+        ]
+        identities = [
+            {"name": key, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
+            for key, secret, actions in people
+        ]
         config = self.folder / "s3.json"
-        config.write_text(json.dumps({"identities": [identity]}))
+        config.write_text(json.dumps({"identities": identities}))
         port = self.port
         return [
             *(_weed(), "-v=0", "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
