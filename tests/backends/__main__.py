@@ -18,7 +18,9 @@ from missing import Missing
 from tusd_py.testing.s3 import LocalStackServer, S3Server, SeaweedServer
 
 ROOT = Path(__file__).parents[2]
-TESTS = ("tests/stores", "tests/durability/test_s3.py")
+# Of the stores' tests those that use S3.
+TESTS = ["-k", "s3", "tests/stores", "tests/durability/test_s3.py"]
+LARGE = ["tests/backends/large.py"]
 
 
 def nothing_to_do() -> None:
@@ -41,8 +43,7 @@ def run(name: str, options: list[str]) -> tuple[str, bool]:
         set_up()
         with tempfile.TemporaryDirectory(prefix=f"tusd-py-{name}-") as folder, server_in(Path(folder)) as server:
             environment = {**os.environ, "TUSD_PY_TEST_S3": f"{name}={server.endpoint}"}
-            # Those that use no S3 are the same everywhere.
-            command = ["pytest", "-p", "no:cacheprovider", "--tb=short", "-k", "s3", *TESTS, *options]
+            command = ["pytest", "-p", "no:cacheprovider", "--tb=short", *options]
             pytest = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE)
             assert pytest.stdout is not None
             closing = ""
@@ -57,7 +58,8 @@ def run(name: str, options: list[str]) -> tuple[str, bool]:
 def main(arguments: list[str]) -> int:
     """Run what was asked for, or everything."""
     names = [argument for argument in arguments if argument in BACKENDS] or list(BACKENDS)
-    options = [argument for argument in arguments if argument not in BACKENDS]
+    tests = LARGE if "--large" in arguments else TESTS
+    options = [*tests, *(argument for argument in arguments if argument not in (*BACKENDS, "--large"))]
     rows, is_good = [], True
     for name in names:
         print(f"\n== {name}", flush=True)

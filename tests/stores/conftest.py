@@ -9,6 +9,8 @@ DIFFERENT = {
         "test_what_is_wrong[permission]": "knows no permissions",
     },
     "radosgw": {
+        "test_object_settings[10]": "refuses a storage class that nobody has set up",
+        "test_object_settings[5242881]": "refuses a storage class that nobody has set up",
         "test_object_tells_what_it_is": "forgets tags that come with CreateMultipartUpload (16.2)",
         "test_whole_object_is_verified": "ignores checksums (16.2)",
         "test_wrong_checksum_of_the_whole": "ignores checksums (16.2)",
