@@ -280,7 +280,7 @@ class S3Store:
 
     async def sweep(self, before: datetime) -> Sweep:
         """Remove multipart uploads and segments that belong to no upload and are older than `before`."""
-        count, listed = 0, {""}
+        count, listed = 0, {""}  # the empty one for uploads that have none
         async for item in self.bucket.multiparts(self.prefix):
             key = item["Key"]
             listed.add(item["UploadId"])
