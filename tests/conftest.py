@@ -172,14 +172,19 @@ def check_output(server: ServerProcess) -> None:
 
 
 @pytest.fixture(scope="session")
-def s3(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def s3_server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], S3Server]]:
+    """A function that returns the running S3 server of a name, the same one each time."""
+    with ExitStack() as servers:
+        yield cache(lambda name: servers.enter_context(s3_server(name, tmp_path_factory.mktemp("s3"))))
+
+
+@pytest.fixture(scope="session")
+def s3(request: pytest.FixtureRequest, s3_server_of: Callable[[str], S3Server]) -> S3Server:
     """A running S3 server, the same one for all tests; each test uses a prefix of its own.
 
     Those of tests/stores run against each of S3_SERVERS, all others against the first.
     """
-    name = getattr(request, "param", S3_SERVERS[0])
-    with s3_server(name, tmp_path_factory.mktemp("s3")) as server:
-        yield server
+    return s3_server_of(getattr(request, "param", S3_SERVERS[0]))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

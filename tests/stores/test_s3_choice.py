@@ -70,6 +70,7 @@ def test_extra_is_named() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.one_server
 def test_check(s3: S3Server, tmp_path) -> None:
     """`tusd-py check` says whether the bucket can be used, and why not."""
     good = ["check", "--upload-dir", str(tmp_path), *s3.options("check")]
