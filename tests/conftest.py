@@ -25,7 +25,7 @@ from hypothesis import settings
 
 from tusd_py.testing.raw import RawClient
 from tusd_py.testing.redis import RedisProcess, free_port, valkey_binary, wait_for
-from tusd_py.testing.s3 import ENVIRONMENT, S3Server, SeaweedServer
+from tusd_py.testing.s3 import ENVIRONMENT, S3Server, s3_server
 from tusd_py.testing.server import ServerProcess
 
 # Everybody is who they say; an upload gets the id that its metadata asks for.
@@ -59,6 +59,11 @@ TOOLS = {
 
 # The programs that drive clients of others.
 CLIENTS = Path(__file__).parent / "clients"
+
+# What the S3 store is tested against: `seaweedfs`, `localstack`, or `NAME=URL` for one that runs already and takes the
+# keys `test` and `test`; scripts/backends has more.
+S3_SERVERS = os.environ.get("TUSD_PY_TEST_S3", "seaweedfs,localstack").split(",")
+STORES = Path(__file__).parent / "stores"
 
 # How many tests were left out for which missing means.
 NOT_RUN = pytest.StashKey[dict[str, int]]()
@@ -167,14 +172,27 @@ def check_output(server: ServerProcess) -> None:
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def s3_server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], S3Server]]:
+    """A function that returns the running S3 server of a name, the same one each time."""
+    with ExitStack() as servers:
+        yield cache(lambda name: servers.enter_context(s3_server(name, tmp_path_factory.mktemp("s3"))))
+
+
+@pytest.fixture(scope="session")
+def s3(request: pytest.FixtureRequest, s3_server_of: Callable[[str], S3Server]) -> S3Server:
     """A running S3 server, the same one for all tests; each test uses a prefix of its own.
 
-    TUSD_PY_TEST_S3 is the URL of another one than SeaweedFS that takes the keys `test` and `test`.
+    Those of tests/stores run against each of S3_SERVERS, all others against the first.
     """
-    endpoint = os.environ.get("TUSD_PY_TEST_S3")
-    with S3Server(endpoint) if endpoint else SeaweedServer(tmp_path_factory.mktemp("seaweedfs")) as server:
-        yield server
+    return s3_server_of(getattr(request, "param", S3_SERVERS[0]))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of the S3 store against each server."""
+    if "s3" in metafunc.fixturenames and STORES in metafunc.definition.path.parents:
+        servers = S3_SERVERS[:1] if metafunc.definition.get_closest_marker("one_server") else S3_SERVERS
+        names = [server.partition("=")[0] for server in servers]
+        metafunc.parametrize("s3", servers, ids=names, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")

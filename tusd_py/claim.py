@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import msgspec
 import structlog
@@ -26,6 +26,7 @@ from tusd_py.stages import first_status, opened, planned, restored
 from tusd_py.state.base import State
 from tusd_py.stores.base import Concatenable, Progress, Readable, Store, Terminable
 
+T = TypeVar("T")
 _log = structlog.get_logger("tusd_py.uploads")
 
 
@@ -162,6 +163,12 @@ class Claim:
         if self.upload.status.is_finished and (await self._measured()).offset != self.upload.length:
             await self._lost(Gone("the storage no longer has all bytes of this upload"))
 
+    async def check_unfinished(self) -> None:
+        """Record that the upload is lost if the store no longer has what it needs to go on."""
+        if self.upload.status is Status.RECEIVING:
+            with contextlib.suppress(Gone):
+                await self._intact(self._store.load(self.upload.id))
+
     async def declare(self, length: int) -> None:
         """Set the length of an upload whose length was deferred."""
         upload = self.upload.with_length(length, self._rules.max_size)
@@ -288,7 +295,7 @@ class Claim:
     async def _measured(self) -> Upload:
         return await self._intact(self._store.measure(self.upload))
 
-    async def _intact(self, work: Awaitable[Upload]) -> Upload:
+    async def _intact(self, work: Awaitable[T]) -> T:
         """Return what the store returns, or record that the upload is lost."""
         try:
             return await work

@@ -11,8 +11,8 @@ import contextlib
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator
-from datetime import timedelta
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -23,7 +23,7 @@ from tusd_py.headers import format_upload_metadata
 from tusd_py.hooks.caller import Hooks
 from tusd_py.lockers.base import LetGo, Locker
 from tusd_py.models import UPLOAD_ID, Concat, Content, Request, Status, Upload, check_size, now, total_length
-from tusd_py.state.base import State
+from tusd_py.state.base import Filter, State
 from tusd_py.stores.base import Readable, Store, Sweepable, Terminable
 
 HEALTHY_SECONDS = 0.15
@@ -191,14 +191,34 @@ class Uploads:
         return done
 
     async def sweep(self, grace: timedelta) -> int:
-        """Remove what crashes left in the storage longer ago than `grace`, unless another process is at it."""
+        """Remove what crashes left in the storage longer ago than `grace`, unless another process is at it.
+
+        Uploads that are older and that the storage has lost meanwhile are recorded as lost.
+        """
         if not isinstance(self.store, Sweepable):
             return 0
+        before = now() - grace
         try:
             async with self._lock(SWEEP_LOCK, _keep, timeout=0):
-                return await self.store.sweep(now() - grace)
+                swept = await self.store.sweep(before)
+                await self._record_lost(before, swept.lacks)
+                return swept.removed
         except Locked:
             return 0
+
+    async def _record_lost(self, before: datetime, lacks: Callable[[Upload], bool]) -> None:
+        after: str | None = None
+        while True:
+            page = await self.state.page(Filter(status=Status.RECEIVING), after, 1000)
+            for found in page.uploads:
+                if found.created_at < before and lacks(found):
+                    # Whoever holds the lock notices it without us.
+                    with contextlib.suppress(Locked, NotFound):
+                        async with self.claimed(found.id, timeout=0, urgent=False) as claim:
+                            await claim.check_unfinished()
+            if page.next is None:
+                return
+            after = page.next
 
     async def rebuild_all(self) -> int:
         """Make records again from all manifests that have none, and return how many."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import random
 import secrets
 from collections.abc import Callable, Iterator
@@ -143,6 +144,23 @@ async def test_storage_away(start: Any, on_s3: tuple[str, ...], proxy: FaultProx
     assert (await client.get(url)).body == data
 
 
+async def test_not_ready(start: Any, on_s3: tuple[str, ...], proxy: FaultProxy) -> None:
+    """As soon as S3 has refused a call the server is not ready, and its log says why in words for the operator."""
+    server: ServerProcess = start(*on_s3)
+    client = RawClient(server.url)
+    for code, words in (
+        ("AccessDenied", "access is denied"),
+        ("NoSuchBucket", "the bucket does not exist"),
+        ("RequestTimeTooSkewed", "the clock of this machine"),
+    ):
+        proxy.always(Fault("refuse", 403, code))
+        assert (await client.post({"Upload-Length": 5})).status == 503
+        assert (await client.request("GET", "/readyz")).status == 503
+        assert f"the bucket {BUCKET} cannot be used: {words}" in server.output()
+        proxy.heal()
+        assert (await client.request("GET", "/readyz")).status == 200
+
+
 async def test_object_that_vanished(start: Any, on_s3: tuple[str, ...], s3: S3Server, prefix: str) -> None:
     """Downloading what somebody deleted from the bucket is 410, not an empty file."""
     client = RawClient(start(*on_s3).url)
@@ -225,17 +243,24 @@ async def test_redis_forgets_what_was_last(
         assert (await clients[0].get(url)).body == data
 
 
-async def test_orphans_are_removed(start: Any, on_s3: tuple[str, ...], s3: S3Server, prefix: str) -> None:
-    """What belongs to no upload is gone after the grace time; uploads that are under way stay."""
+async def test_reaper(start: Any, on_s3: tuple[str, ...], s3: S3Server, prefix: str) -> None:
+    """What belongs to no upload is gone after the grace time; an upload that the storage lost is told, others stay."""
     orphan = secrets.token_hex(16)
     s3.call("create_multipart_upload", Key=f"{prefix}/{orphan}")
     s3.call("put_object", Key=f"{prefix}/{orphan}.tail/000000000000000-00000000-ab", Body=b"x")
     client = RawClient(start(*on_s3, "--orphan-grace", "1s").url)
-    url = await client.create(20 * MIB)
-    await client.patch(url, 0, bytes(9 * MIB))
+    url, lost = [await client.create(20 * MIB, body=bytes(9 * MIB)) for _ in range(2)]
+    (upload,) = s3.call("list_multipart_uploads", Prefix=f"{prefix}/{id_of(lost)}")["Uploads"]
+    s3.call("abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"])
     await wait_until(lambda: s3.multiparts(prefix) == [f"{prefix}/{id_of(url)}"])
     await wait_until(lambda: not s3.keys(f"{prefix}/{orphan}"))
-    await asyncio.sleep(2.5)  # the upload itself is older than the grace time now, and another sweep has been
+
+    async def is_told() -> bool:
+        return (await client.head(lost)).status == 410
+
+    await wait_until(is_told)  # so the sweep has been that finds both uploads old enough
+    found = await client.request("GET", f"/api/uploads/{id_of(lost)}")
+    assert json.loads(found.body)["status"] == "lost"
     assert await client.offset(url) == 9 * MIB
     assert (await client.patch(url, 9 * MIB, bytes(11 * MIB))).offset == 20 * MIB
 

@@ -18,6 +18,7 @@ import tusd_py
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONSTRAINTS = ("constraints.txt", "constraints-dev.txt")
+ALL_CONSTRAINTS = (*CONSTRAINTS, "constraints-localstack.txt")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_the_changelog_begins_with_this_version():
     assert newest[1] == PROJECT["version"]
 
 
-@pytest.mark.parametrize("name", CONSTRAINTS)
+@pytest.mark.parametrize("name", ALL_CONSTRAINTS)
 def test_constraints_are_names_versions_and_hashes_alone(name):
     requirement = r"[a-z0-9][a-z0-9._-]*==[0-9a-z.]+( ; [A-Za-z0-9_.'=<>!() -]+)? \\"
     for line in (ROOT / name).read_text().splitlines():
@@ -107,12 +108,17 @@ def test_constraints_are_names_versions_and_hashes_alone(name):
 
 
 def test_every_dependency_is_pinned_to_versions_that_fit():
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    check_that_all_are_pinned(PROJECT["dependencies"] + groups["build"] + groups["dev"], *CONSTRAINTS)
+    check_that_all_are_pinned(groups["localstack"], "constraints-localstack.txt")
+
+
+def check_that_all_are_pinned(requirements, *names):
     pinned = defaultdict(set)  # a set, for an old Python may need an old version
-    for name in CONSTRAINTS:
+    for name in names:
         for package, version in re.findall(r"^([^ =]+)==([^ ]+)", (ROOT / name).read_text(), re.MULTILINE):
             pinned[package].add(version)
-    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
-    for line in PROJECT["dependencies"] + groups["build"] + groups["dev"]:
+    for line in requirements:
         requirement = Requirement(line)
         assert pinned[requirement.name], f"{line} is not pinned: run scripts/lock"
         assert all(map(requirement.specifier.contains, pinned[requirement.name])), f"{line}: run scripts/lock"

@@ -77,7 +77,7 @@ def test_setup_says_what_is_wrong_with_the_python_it_is_given(checkout):
     assert not (checkout / ".venv").exists()
 
 
-@pytest.mark.parametrize("name", ["setup", "serve", "test", "lint", "lock", "replicas"])
+@pytest.mark.parametrize("name", ["setup", "serve", "test", "lint", "lock", "replicas", "backends"])
 def test_scripts_are_executable_and_parse(name):
     script = ROOT / "scripts" / name
     assert os.access(script, os.X_OK)

@@ -40,6 +40,27 @@ def test_url_that_names_no_bucket(url: str) -> None:
         S3Store.from_url(url, Config())
 
 
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        ({}, "https://my-bucket.s3.amazonaws.com/key"),
+        ({"s3_addressing": "path"}, "https://s3.eu-central-1.amazonaws.com/my-bucket/key"),
+        ({"s3_endpoint": "https://s3.example"}, "https://s3.example/my-bucket/key"),
+        ({"s3_endpoint": "https://s3.example", "s3_addressing": "virtual"}, "https://my-bucket.s3.example/key"),
+    ],
+)
+async def test_addressing(monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], url: str) -> None:
+    """The bucket is in the host's name or in the path: as the settings say, or else as the service is known to want."""
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    store = S3Store.from_url("s3://my-bucket", Config(**settings))
+    await store.bucket.open()
+    signed = await store.bucket._client.generate_presigned_url(
+        "get_object", Params={"Bucket": "my-bucket", "Key": "key"}
+    )
+    await store.aclose()
+    assert signed.partition("?")[0] == url
+
+
 def test_extra_is_named() -> None:
     """Without the library the error says what to install."""
     command = [sys.executable, "-c", WITHOUT_THE_EXTRA, "check", "--store", "s3://bucket"]
@@ -49,6 +70,7 @@ def test_extra_is_named() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.one_server
 def test_check(s3: S3Server, tmp_path) -> None:
     """`tusd-py check` says whether the bucket can be used, and why not."""
     good = ["check", "--upload-dir", str(tmp_path), *s3.options("check")]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Protocol, Self, runtime_checkable
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from tusd_py.body import Body
 from tusd_py.config import Config
@@ -106,12 +106,21 @@ class Concatenable(Protocol):
         """
 
 
+class Sweep(NamedTuple):
+    """What tidying up has found."""
+
+    removed: int
+    """How many things that belong to no upload."""
+    lacks: Callable[[Upload], bool]
+    """Whether there was nothing of an unfinished upload that should be there; `load` tells for certain."""
+
+
 @runtime_checkable
 class Sweepable(Protocol):
     """A store in which a crash can leave things that belong to no upload."""
 
-    async def sweep(self, before: datetime) -> int:
-        """Remove such things that were last changed before a time, and return how many."""
+    async def sweep(self, before: datetime) -> Sweep:
+        """Remove such things that were last changed before a time."""
 
 
 @runtime_checkable

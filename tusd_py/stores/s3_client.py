@@ -33,16 +33,20 @@ SEND_BYTES = 256 * 1024
 ATTEMPTS = 3
 """How often a call is made before it has failed."""
 PROBE_SECONDS = 10
+NEVER = float("-inf")
 _log = structlog.get_logger("tusd_py.s3")
 
 _GONE = frozenset({"NoSuchUpload", "NoSuchKey", "404", "NotFound"})
 _FULL = frozenset({"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "EntityTooLargeForQuota", "507"})
+CUT_OFF = frozenset({"ConnectionClosedError", "EndpointConnectionError", "HTTPClientError"})
+"""Reasons of a call whose connection broke while it was being sent."""
 # What only an operator can mend, in words that name the cause.
 _CAUSES = {
     "NoSuchBucket": "the bucket does not exist",
     "AccessDenied": "access is denied: the credentials lack a permission for the bucket",
     "AllAccessDisabled": "access is denied: the account or the bucket is closed",
     "InvalidAccessKeyId": "the access key is not known to the storage",
+    "XAdminUserNotFound": "the access key is not known to the storage",  # versitygw
     "SignatureDoesNotMatch": "the secret key is wrong",
     "InvalidToken": "the session token is wrong",
     "ExpiredToken": "the credentials have expired",
@@ -150,7 +154,8 @@ class Bucket:
         self._options = options
         self._stack = contextlib.AsyncExitStack()
         self._client: Any = None
-        self._probed: tuple[float, str | None] = (-PROBE_SECONDS, None)
+        self._probed = NEVER
+        """When the bucket was found to be well, unless a call has failed since."""
 
     async def open(self) -> None:
         """Make the client.
@@ -205,12 +210,15 @@ class Bucket:
                     body.on_progress = lambda: limit.reschedule(loop.time() + patience)
                 answer: Mapping[str, Any] = await getattr(self._client, operation)(Bucket=self.name, **parameters)
         except (BotoCoreError, ClientError, OSError, TimeoutError) as error:
-            raise _translated(operation, error) from error
+            failure = _translated(operation, error)
+            if not isinstance(failure, Gone | AlreadyExists):
+                self._probed = NEVER
+            raise failure from error
         return answer
 
     async def probe(self, key: str) -> str | None:
-        """Return why an object cannot be written now, or None; asked often, it answers from memory for some seconds."""
-        if time.monotonic() - self._probed[0] >= PROBE_SECONDS:
+        """Return why an object cannot be written now, or None, which it remembers until a call fails or for a while."""
+        if time.monotonic() - self._probed >= PROBE_SECONDS:
             problem = None
             try:
                 # First, because some services make a bucket for whoever writes to it.
@@ -222,7 +230,7 @@ class Bucket:
                 problem = f"the bucket {self.name} cannot be used: {error.message}"
             if problem:
                 return problem
-            self._probed = (time.monotonic(), None)
+            self._probed = time.monotonic()
         return None
 
     async def get(self, key: str) -> bytes:
@@ -322,6 +330,11 @@ class Bucket:
 def encoded_crc(crc: int) -> str:
     """Return a checksum as S3 writes it."""
     return base64.b64encode(crc.to_bytes(4, "big")).decode()
+
+
+def decoded_crc(text: str | None) -> int | None:
+    """Return a checksum that S3 wrote, or None if it wrote none, or one that was made of checksums (`...-2`)."""
+    return int.from_bytes(base64.b64decode(text)) if text and "-" not in text else None
 
 
 def _translated(operation: str, error: Exception) -> TusError:

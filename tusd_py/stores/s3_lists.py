@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from typing import Any
 
 from tusd_py.errors import Gone
 from tusd_py.models import Part, Upload
-from tusd_py.stores.s3_client import Bucket
+from tusd_py.stores.s3_client import Bucket, decoded_crc
 from tusd_py.stores.s3_content import ID_KEY
 from tusd_py.stores.s3_names import Names
 from tusd_py.stores.s3_parts import Listed, chain, contiguous, parse_segment
@@ -62,6 +61,5 @@ class Lists:
 
 
 def _listed(item: Mapping[str, Any]) -> Listed:
-    crc = item.get("ChecksumCRC32C")
-    known = int.from_bytes(base64.b64decode(crc)) if crc else None
-    return Listed(item["PartNumber"], item["Size"], str(item["ETag"]).strip('"'), item["LastModified"], known)
+    etag, crc = str(item["ETag"]).strip('"'), decoded_crc(item.get("ChecksumCRC32C"))
+    return Listed(item["PartNumber"], item["Size"], etag, item["LastModified"], crc)

