@@ -25,7 +25,7 @@ from tusd_py.state.memory import MemoryState
 from tusd_py.stores.s3 import S3Store, Settings
 from tusd_py.stores.s3_client import Bucket, Options, Outgoing, encoded_crc
 from tusd_py.stores.s3_content import ID_KEY, user_metadata
-from tusd_py.stores.s3_write import Stored
+from tusd_py.stores.s3_write import Budget, Stored
 from tusd_py.testing.contracts import Tap, new_upload, wait_until
 from tusd_py.testing.contracts.store import no_progress
 from tusd_py.testing.faults import Fault, FaultProxy
@@ -786,3 +786,22 @@ async def test_reads_keep_no_call_waiting(s3: S3Server, prefix: str) -> None:
             *(bucket.call("put_object", Key=f"{prefix}copy{number}", Body=body) for number, body in enumerate(copies))
         )
         assert await bucket.get(f"{prefix}copy2") == some_bytes(size)
+
+
+async def test_room_that_is_left_wakes_the_next() -> None:
+    """Who waited for memory and needs less than there is leaves the rest to those behind."""
+    budget, served = Budget(MIB), 0
+
+    async def need_little() -> None:
+        nonlocal served
+        await budget.room()
+        budget.take(1024)
+        served += 1
+
+    budget.take(MIB)
+    waiting = [asyncio.create_task(need_little()) for _ in range(100)]
+    await asyncio.sleep(0)
+    budget.free(64 * 1024)
+    await wait_until(lambda: served == 64)
+    budget.free(MIB)
+    await asyncio.wait_for(asyncio.gather(*waiting), 10)
