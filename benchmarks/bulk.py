@@ -35,21 +35,16 @@ def make_source(path: Path, size: int) -> None:
             file.write(os.urandom(MIB))
 
 
-def create(url: str, size: int) -> str:
+def create(url: str, headers: dict[str, str]) -> str:
     """Create an upload and return its URL."""
-    request = urllib.request.Request(url.rstrip("/"), method="POST")
-    request.add_header("Tus-Resumable", "1.0.0")
-    request.add_header("Upload-Length", str(size))
+    request = urllib.request.Request(url.rstrip("/"), method="POST", headers={"Tus-Resumable": "1.0.0", **headers})
     with urllib.request.urlopen(request) as response:
         location = response.headers["Location"]
     return urljoin(url, location)
 
 
-def upload(server: Running, source: Path) -> Figure:
-    """Send the file with one PATCH, check it, and remove it."""
-    size = source.stat().st_size
-    location = create(server.url, size)
-    cpu, started = server.cpu(), time.perf_counter()
+def patch(location: str, source: Path) -> None:
+    """Send a file with one PATCH."""
     status = subprocess.run(
         [
             "curl", "--silent", "--show-error", "--output", os.devnull, "--write-out", "%{http_code}",
@@ -59,9 +54,16 @@ def upload(server: Running, source: Path) -> Figure:
         ],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    figure = Figure(time.perf_counter() - started, server.cpu() - cpu, server.peak_memory())
     if status != "204":
-        raise RuntimeError(f"{server.name} answered {status}")
+        raise RuntimeError(f"{location} answered {status}")
+
+
+def upload(server: Running, source: Path) -> Figure:
+    """Send the file with one PATCH, check it, and remove it."""
+    location = create(server.url, {"Upload-Length": str(source.stat().st_size)})
+    cpu, started = server.cpu(), time.perf_counter()
+    patch(location, source)
+    figure = Figure(time.perf_counter() - started, server.cpu() - cpu, server.peak_memory())
     stored = server.directory / location.rstrip("/").rpartition("/")[2]
     if not filecmp.cmp(source, stored, shallow=False):
         raise RuntimeError(f"{server.name} stored other bytes")
@@ -71,7 +73,7 @@ def upload(server: Running, source: Path) -> Figure:
 
 def run(root: Path, size_mib: int, rounds: int) -> None:
     """Print a table."""
-    names = ["tusd-py", *set_up_peers("@tus/server", "tuspyserver")]
+    names = ["tusd-py", *set_up_peers("tusd", "@tus/server", "tuspyserver")]
     source = root / f"source-{size_mib}"
     make_source(source, size_mib * MIB)
     figures: dict[str, list[Figure]] = {name: [] for name in names}
@@ -92,10 +94,11 @@ def run(root: Path, size_mib: int, rounds: int) -> None:
         wall_ratio = statistics.median(theirs / mine.wall for theirs, mine in zip(wall, ours, strict=True))
         cpu_ratio = statistics.median(theirs / mine.cpu for theirs, mine in zip(cpu, ours, strict=True))
         print(
-            f"{name:14}{_spread(wall):>22}{size_mib / statistics.median(wall):9.0f}{_spread(cpu):>22}"
+            f"{name:14}{spread(wall):>22}{size_mib / statistics.median(wall):9.0f}{spread(cpu):>22}"
             f"{max(figure.memory for figure in figures[name]) / MIB:10.0f}{wall_ratio:11.2f}x{cpu_ratio:10.2f}x"
         )
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
+    """Return the median, the least and the most."""
     return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"

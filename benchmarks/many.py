@@ -40,12 +40,12 @@ async def exchange(
 
 
 async def client(url: str, chunks: int, pause: float, outcome: Outcome, data: bytes, start_after: float) -> None:
-    """Create one upload and send its chunks, one every `pause` seconds."""
-    parts = urlsplit(url)
+    """Create one upload and send its chunks, which are all `data`, one every `pause` seconds."""
+    parts, size = urlsplit(url), len(data)
     try:
         await asyncio.sleep(start_after)
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-        head = f"POST {parts.path} HTTP/1.1\r\n{_HEAD}Upload-Length: {chunks * CHUNK}\r\nContent-Length: 0\r\n\r\n"
+        head = f"POST {parts.path} HTTP/1.1\r\n{_HEAD}Upload-Length: {chunks * size}\r\nContent-Length: 0\r\n\r\n"
         status, headers = await exchange(reader, writer, head)
         if status != 201:
             raise RuntimeError(f"POST answered {status}")
@@ -53,13 +53,13 @@ async def client(url: str, chunks: int, pause: float, outcome: Outcome, data: by
         for number in range(chunks):
             started = time.perf_counter()
             head = (
-                f"PATCH {path} HTTP/1.1\r\n{_HEAD}Upload-Offset: {number * CHUNK}\r\n"
-                f"Content-Type: application/offset+octet-stream\r\nContent-Length: {CHUNK}\r\n\r\n"
+                f"PATCH {path} HTTP/1.1\r\n{_HEAD}Upload-Offset: {number * size}\r\n"
+                f"Content-Type: application/offset+octet-stream\r\nContent-Length: {size}\r\n\r\n"
             )
             status, headers = await exchange(reader, writer, head, data)
             seconds = time.perf_counter() - started
             outcome.latencies.append(seconds)
-            if status != 204 or headers["upload-offset"] != str((number + 1) * CHUNK):
+            if status != 204 or headers["upload-offset"] != str((number + 1) * size):
                 raise RuntimeError(f"PATCH answered {status}")
             await asyncio.sleep(max(0.0, pause - seconds))
         writer.close()
@@ -67,9 +67,9 @@ async def client(url: str, chunks: int, pause: float, outcome: Outcome, data: by
         outcome.failures.append(f"{type(error).__name__}: {error}")
 
 
-async def load(url: str, uploads: int, chunks: int, pause: float) -> Outcome:
+async def load(url: str, uploads: int, chunks: int, pause: float, chunk: int = CHUNK) -> Outcome:
     """Run all clients."""
-    outcome, data = Outcome(), os.urandom(CHUNK)
+    outcome, data = Outcome(), os.urandom(chunk)
     starts = random.Random(1)
     await asyncio.gather(*(client(url, chunks, pause, outcome, data, starts.uniform(0, pause)) for _ in range(uploads)))
     return outcome
@@ -84,11 +84,18 @@ def run(root: Path, uploads: int, chunks: int, pause: float, workers: int) -> No
         cpu, memory = server.cpu() - cpu, server.peak_memory()
         stored = [path for path in server.directory.iterdir() if len(path.name) == 32]
         complete = sum(path.stat().st_size == chunks * CHUNK for path in stored)
-    quantiles = statistics.quantiles(outcome.latencies, n=100) if len(outcome.latencies) > 1 else [0.0] * 99
     print(f"\n{uploads} uploads at once, {chunks} chunks of 1 MiB each, one every {pause:g} s, {workers} worker(s)\n")
     print(f"  rate           {len(outcome.latencies) / wall:.0f} PATCH/s = MiB/s")
-    print(f"  PATCH latency  P50 {quantiles[49] * 1000:.0f} ms, P95 {quantiles[94] * 1000:.0f} ms, "
-          f"P99 {quantiles[98] * 1000:.0f} ms, most {max(outcome.latencies, default=0) * 1000:.0f} ms")  # fmt: skip
+    print(f"  PATCH latency  {spread(outcome.latencies)}")
     print(f"  server CPU     {cpu:.1f} s of {wall:.1f} s")
     print(f"  peak memory    {memory / CHUNK:.0f} MiB")
     print(f"  complete       {complete} of {uploads}, failures {len(outcome.failures)} {outcome.failures[:3] or ''}")
+
+
+def spread(latencies: list[float]) -> str:
+    """Return what half, most and all of them took at most."""
+    quantiles = statistics.quantiles(latencies, n=100) if len(latencies) > 1 else [0.0] * 99
+    return (
+        f"P50 {quantiles[49] * 1000:.0f} ms, P95 {quantiles[94] * 1000:.0f} ms, "
+        f"P99 {quantiles[98] * 1000:.0f} ms, most {max(latencies, default=0) * 1000:.0f} ms"
+    )

@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tusd_py.testing.s3 import BUCKET, ENVIRONMENT
+
 HERE = Path(__file__).parent
 PEERS = HERE / ".peers"
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -39,7 +41,7 @@ class Running:
 
     def peak_memory(self) -> int:
         """Return the sum of the highest resident sizes of its processes in bytes."""
-        return sum(_status_of(pid, "VmHWM") for pid in self.pids())
+        return sum(peak_memory_of(pid) for pid in self.pids())
 
     def pids(self) -> list[int]:
         """Return its processes."""
@@ -56,25 +58,27 @@ def _cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-def _status_of(pid: int, key: str) -> int:
+def peak_memory_of(pid: int) -> int:
+    """Return the highest resident size of a process in bytes, or 0 if it has just ended."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(key + ":"):
+        if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0
 
 
-def command(name: str, directory: Path, port: int) -> list[str]:
-    """Return how a server is started."""
+def command(name: str, directory: Path, port: int, s3: str | None = None) -> list[str]:
+    """Return how a server is started that keeps bytes in a directory, or in the bucket of an S3 service at a URL."""
     match name:
         case "tusd-py":
             return [
                 sys.executable, "-m", "tusd_py", "serve", "--port", str(port), "--upload-dir", str(directory),
                 "--log-level", "warning", "--create-rate", "0",
+                *(["--store", f"s3://{BUCKET}", "--s3-endpoint", s3] if s3 else []),
             ]  # fmt: skip
         case "tusd":
             return [
                 str(PEERS / "go" / "tusd"), "-host", "127.0.0.1", "-port", str(port), "-upload-dir", str(directory),
-                "-verbose=false",
+                "-verbose=false", *(["-s3-bucket", BUCKET, "-s3-endpoint", s3] if s3 else []),
             ]  # fmt: skip
         case "@tus/server":
             return ["node", str(PEERS / "node" / "server.mjs"), str(port), str(directory)]
@@ -83,6 +87,8 @@ def command(name: str, directory: Path, port: int) -> list[str]:
                 str(PEERS / "python" / "bin" / "uvicorn"), "--app-dir", str(HERE), "peer_tuspyserver:app",
                 "--port", str(port), "--log-level", "warning", "--no-access-log",
             ]  # fmt: skip
+        case "resumable-upload" if s3:
+            return [str(PEERS / "python" / "bin" / "python"), str(HERE / "peer_resumable_upload.py"), str(port)]
         case "resumable-upload":
             return [
                 str(PEERS / "python" / "bin" / "resumable-upload"), "serve", "--host", "127.0.0.1",
@@ -93,19 +99,22 @@ def command(name: str, directory: Path, port: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(name: str, root: Path, arguments: Sequence[str] = ()) -> Iterator[Running]:
-    """Start a server with an empty directory and further arguments, and stop it."""
+def running(name: str, root: Path, arguments: Sequence[str] = (), s3: str | None = None) -> Iterator[Running]:
+    """Start a server with an empty directory and further arguments, and stop it; see `command`."""
     directory = root / name.strip("@").replace("/", "-")
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "TUS_DIRECTORY": str(directory)}
+    # Some put what they receive into temporary files, on the way to S3.
+    environment = {**os.environ, "TUS_DIRECTORY": str(directory), "TMPDIR": str(directory)}
+    if s3:
+        environment |= s3_environment(s3)
     log_file = root / f"{directory.name}.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [*command(name, directory, port), *arguments],
+            [*command(name, directory, port, s3), *arguments],
             stdout=log,
             stderr=log,
             env=environment,
@@ -115,6 +124,9 @@ def running(name: str, root: Path, arguments: Sequence[str] = ()) -> Iterator[Ru
     try:
         _wait_for(url, process, log_file)
         yield Running(name, url, directory, process, log_file)
+    except Exception as error:
+        error.add_note(f"{name} said:\n{log_file.read_text()[-2000:]}")
+        raise
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
@@ -124,6 +136,12 @@ def running(name: str, root: Path, arguments: Sequence[str] = ()) -> Iterator[Ru
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def s3_environment(endpoint: str) -> dict[str, str]:
+    """Return what a process needs to find and to use the bucket."""
+    region = ENVIRONMENT["AWS_DEFAULT_REGION"]
+    return {**ENVIRONMENT, "AWS_REGION": region, "S3_ENDPOINT": endpoint, "S3_BUCKET": BUCKET}
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -158,12 +176,16 @@ def set_up(name: str) -> None:
             shutil.copytree(HERE / "peer_go", directory, dirs_exist_ok=True)
             # `go install ...@v2.10.0` would ask for the list of all versions as well, which not every proxy gives.
             _run("go", "build", "-mod=mod", "-o", "tusd", "github.com/tus/tusd/v2/cmd/tusd", directory=directory)
+        case "s5cmd":
+            directory = PEERS / "s5cmd"
+            shutil.copytree(HERE / "peer_s5cmd", directory, dirs_exist_ok=True)
+            _run("go", "build", "-mod=mod", "-o", "s5cmd", "github.com/peak/s5cmd/v2", directory=directory)
         case "@tus/server":
             directory = PEERS / "node"
             shutil.copytree(HERE / "peer_node", directory, dirs_exist_ok=True)
-            if not (directory / "node_modules" / "@tus").exists():
+            if not (directory / "node_modules" / "@tus" / "s3-store").exists():
                 _run("npm", "ci", "--no-audit", "--no-fund", "--silent", directory=directory)
-        case "tuspyserver" | "resumable-upload":
+        case "tuspyserver" | "resumable-upload" | "boto3":
             directory = PEERS / "python"
             if not (directory / "bin" / "pip").exists():
                 _run(sys.executable, "-m", "venv", str(directory))
@@ -197,7 +219,7 @@ def version(name: str) -> str:
     """Return the version of tusd-py, or the one at which a package of a peer is pinned."""
     if name == "tusd-py":
         return importlib.metadata.version(name)
-    for pins in ("peer_go/go.mod", "peer_node/package.json", "peer_requirements.txt"):
+    for pins in ("peer_go/go.mod", "peer_s5cmd/go.mod", "peer_node/package.json", "peer_requirements.txt"):
         if found := re.search(rf"(?<!\w){re.escape(name)}(?:==|\": \"|/v\d+ v)([\d.]+)", (HERE / pins).read_text()):
             return found[1]
     raise ValueError(name)

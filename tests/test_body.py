@@ -3,11 +3,12 @@
 import asyncio
 import hashlib
 import time
+import weakref
 from collections.abc import Callable
 
 import pytest
 
-from tusd_py.body import BATCH_BYTES, Body, Memory, Pump
+from tusd_py.body import BATCH_BYTES, BUFFER_BYTES, Body, Memory, Pump
 from tusd_py.errors import (
     ChecksumMismatch,
     Interrupted,
@@ -230,6 +231,21 @@ async def test_heads_do_not_starve_each_other() -> None:
 
 
 # Memory
+
+
+def test_idle_buffers_are_within_the_limit():
+    """Buffers that wait to be used again are memory as well: with those that are used they stay within the limit."""
+    memory = Memory(4 * BUFFER_BYTES)
+    lent = [memory.lend() for _ in range(12)]
+    large = [buffer for buffer in lent if len(buffer) == BUFFER_BYTES]
+    alive = [weakref.ref(buffer) for buffer in large]
+    assert (len(large), memory.is_spent) == (4, True)
+    while large:
+        memory.take_back(large.pop())
+    del lent[:4]
+    idle = [buffer for ref in alive if (buffer := ref()) is not None]
+    assert len(idle) == 3
+    assert sum(map(len, idle)) + memory.used <= memory.limit
 
 
 async def test_client_waits_for_the_store() -> None:

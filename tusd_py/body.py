@@ -64,13 +64,16 @@ class Memory:
 
     def take_back(self, buffer: memoryview) -> None:
         """Take a lent buffer back."""
-        if len(buffer) == BUFFER_BYTES:
+        # With what is used now, and that includes this one, idle buffers stay within the limit.
+        if len(buffer) == BUFFER_BYTES and self.used + len(self._buffers) * BUFFER_BYTES <= self.limit:
             self._buffers.append(buffer)
         self.free(len(buffer))
 
     def add(self, count: int) -> None:
-        """Count bytes as held."""
+        """Count bytes as held; idle buffers make room for them."""
         self.used += count
+        while self._buffers and self.used + len(self._buffers) * BUFFER_BYTES > self.limit:
+            self._buffers.pop()
 
     def free(self, count: int) -> None:
         """Count bytes as given back, and call those who wait, as long as there is room."""

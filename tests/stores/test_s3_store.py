@@ -23,8 +23,9 @@ from tusd_py.lockers.memory import MemoryLocker
 from tusd_py.models import Status, Upload, now
 from tusd_py.state.memory import MemoryState
 from tusd_py.stores.s3 import S3Store, Settings
-from tusd_py.stores.s3_client import Options, encoded_crc
+from tusd_py.stores.s3_client import Bucket, Options, Outgoing, encoded_crc
 from tusd_py.stores.s3_content import ID_KEY, user_metadata
+from tusd_py.stores.s3_write import Budget, Stored
 from tusd_py.testing.contracts import Tap, new_upload, wait_until
 from tusd_py.testing.contracts.store import no_progress
 from tusd_py.testing.faults import Fault, FaultProxy
@@ -767,3 +768,40 @@ async def test_finished_upload_is_loaded(store: S3Store, make_store: Make) -> No
     upload = (await make_whole(store, some_bytes(6 * MIB))).finished(Status.ACCEPTED, now())
     await store.save(upload)
     assert await (await make_store()).load(upload.id) == upload
+
+
+async def test_reads_keep_no_call_waiting(s3: S3Server, prefix: str) -> None:
+    """Neither reads with which nobody goes on nor calls that read what they send use up what other calls need."""
+    bucket = Bucket(BUCKET, Options(endpoint=s3.endpoint, path_style=True, calls=2))
+    await bucket.open()
+    async with contextlib.AsyncExitStack() as stack, asyncio.timeout(20):
+        stack.push_async_callback(bucket.aclose)
+        key, size = f"{prefix}read", 2 * MIB
+        await bucket.call("put_object", Key=key, Body=some_bytes(size))
+        for _ in range(3):
+            read = await stack.enter_async_context(contextlib.aclosing(bucket.read(key, 0, size)))
+            await anext(read)
+        copies = [Outgoing([Stored(bucket.read, key, 0, size)]) for _ in range(3)]
+        await asyncio.gather(
+            *(bucket.call("put_object", Key=f"{prefix}copy{number}", Body=body) for number, body in enumerate(copies))
+        )
+        assert await bucket.get(f"{prefix}copy2") == some_bytes(size)
+
+
+async def test_room_that_is_left_wakes_the_next() -> None:
+    """Who waited for memory and needs less than there is leaves the rest to those behind."""
+    budget, served = Budget(MIB), 0
+
+    async def need_little() -> None:
+        nonlocal served
+        await budget.room()
+        budget.take(1024)
+        served += 1
+
+    budget.take(MIB)
+    waiting = [asyncio.create_task(need_little()) for _ in range(100)]
+    await asyncio.sleep(0)
+    budget.free(64 * 1024)
+    await wait_until(lambda: served == 64)
+    budget.free(MIB)
+    await asyncio.wait_for(asyncio.gather(*waiting), 10)

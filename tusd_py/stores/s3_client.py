@@ -78,7 +78,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the bucket's name is part of the path rather than of the host; None lets the library choose."""
     seconds: float = 30
     """How long a call may be silent."""
-    connections: int = 64
+    calls: int = 64
+    """How many calls may be under way at once, besides those that read objects."""
 
 
 class Source(Protocol):
@@ -153,6 +154,7 @@ class Bucket:
         self.name = name
         self._options = options
         self._stack = contextlib.AsyncExitStack()
+        self._slots = asyncio.Semaphore(options.calls)
         self._client: Any = None
         self._probed = NEVER
         """When the bucket was found to be well, unless a call has failed since."""
@@ -174,7 +176,9 @@ class Bucket:
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
             connect_timeout=min(5.0, options.seconds),
             read_timeout=options.seconds,
-            max_pool_connections=options.connections,
+            # `call` sets the limit. If reads were in it, slow downloads could keep all connections, and so could calls
+            # whose bodies are read from the storage: each would wait for one more.
+            max_pool_connections=0,
         )
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         if options.endpoint:
@@ -204,8 +208,9 @@ class Bucket:
         loop = asyncio.get_running_loop()
         # The library's own time-outs do not see a service that stops to take a body.
         patience = self._options.seconds * (ATTEMPTS + 1) * (5 if operation == "complete_multipart_upload" else 1)
+        slot = contextlib.nullcontext() if operation == "get_object" else self._slots
         try:
-            async with asyncio.timeout(patience) as limit:
+            async with slot, asyncio.timeout(patience) as limit:
                 if isinstance(body := parameters.get("Body"), Outgoing):
                     body.on_progress = lambda: limit.reschedule(loop.time() + patience)
                 answer: Mapping[str, Any] = await getattr(self._client, operation)(Bucket=self.name, **parameters)

@@ -117,6 +117,8 @@ class Budget:
     def take(self, count: int) -> None:
         """Count bytes as held."""
         self.used += count
+        # Who took the last room may need none for long, and who took less than was free leaves some for others.
+        self._changed()
 
     def free(self, count: int) -> None:
         """Count bytes as given back."""

@@ -148,7 +148,10 @@ class FaultProxy:
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if fault is None or fault.kind in ("lose", "slow"):
             up_writer.write(head)
-            await _copy(reader, up_writer, body, fault.seconds if fault and fault.kind == "slow" else 0)
+            if _is_chunked(head):
+                await _copy_chunked(reader, up_writer)
+            else:
+                await _copy(reader, up_writer, body, fault.seconds if fault and fault.kind == "slow" else 0)
             answer = await up_reader.readuntil(b"\r\n\r\n")
             while answer.startswith(b"HTTP/1.1 100"):
                 answer = await up_reader.readuntil(b"\r\n\r\n")
@@ -208,6 +211,21 @@ def _length(head: bytes) -> int:
     return int(found[1]) if found else 0
 
 
+def _is_chunked(head: bytes) -> bool:
+    return b"\r\ntransfer-encoding: chunked" in head.lower()
+
+
+async def _copy_chunked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter | None) -> None:
+    size = 1
+    while size:
+        line = await reader.readuntil(b"\r\n")
+        size = int(line.split(b";")[0], 16)
+        chunk = line + await reader.readexactly(size + 2)
+        if writer is not None:
+            writer.write(chunk)
+            await writer.drain()
+
+
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter | None, count: int, seconds: float) -> None:
     while count:
         chunk = await reader.read(min(count, _READ_BYTES))
@@ -226,15 +244,8 @@ async def _copy_answer(
 ) -> None:
     if not has_body:
         count = 0
-    elif b"\r\ntransfer-encoding: chunked" in head.lower():
-        while True:
-            line = await reader.readuntil(b"\r\n")
-            size = int(line.split(b";")[0], 16)
-            chunk = line + await reader.readexactly(size + 2)
-            if writer is not None:
-                writer.write(chunk)
-            if not size:
-                break
+    elif _is_chunked(head):
+        await _copy_chunked(reader, writer)
         count = 0
     else:
         count = _length(head)
