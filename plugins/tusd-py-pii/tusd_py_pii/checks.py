@@ -147,6 +147,8 @@ def trunk_zero_phone(value: bytes) -> bool:
 
 def public_ip(value: bytes) -> bool:
     """Whether it is an address of the public internet."""
+    if b"." not in value and b"::" not in value and value.count(b":") != 7:
+        return False  # a time of day, or the address of a network card
     try:
         address = ipaddress.ip_address(value.decode("ascii"))
     except ValueError:
@@ -183,6 +185,11 @@ def assigned_secret(value: bytes) -> bool:
     return is_mixed and has_letter and not placeholder and entropy(secret) > 3.0
 
 
+def mixed_secret(value: bytes) -> bool:
+    """The same, for a key without a prefix; a hash in hexadecimal is none."""
+    return bool(value.translate(None, b"0123456789abcdefABCDEF")) and assigned_secret(value)
+
+
 def named(name: str) -> Check:
     """Return the check that a rule names: one of this module, or `module:function`.
 
@@ -204,6 +211,6 @@ BUILT_IN: dict[str, Check] = {
     check.__name__: check
     for check in (
         luhn, card, iban, email, us_ssn, nanp, e164, national_phone, trunk_zero_phone, public_ip, random_token,
-        token_with_digit, assigned_secret, *national_ids.ALL,
+        token_with_digit, assigned_secret, mixed_secret, *national_ids.ALL,
     )
 }  # fmt: skip

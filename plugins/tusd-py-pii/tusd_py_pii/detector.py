@@ -7,6 +7,7 @@ come the check, the context, and the choice between findings that overlap.
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -39,27 +40,36 @@ class Detector:
     def __init__(self, rules: Sequence[Rule], engine: str = "auto") -> None:
         self.rules = tuple(rules)
         self.engine: Engine = engine_for(self.rules, engine)
-        self._patterns = [compiled(rule.pattern) for rule in self.rules]
-        self._checks = [checks.named(rule.check) if rule.check else None for rule in self.rules]
+        self._plans = [
+            (
+                compiled(rule.pattern).search,
+                checks.named(rule.check) if rule.check else None,
+                rule.max_length,
+                rule.shrink,
+            )
+            for rule in self.rules
+        ]
         self._context = [_words(rule.context) for rule in self.rules]
         self._not_context = [_words(rule.not_context) for rule in self.rules]
+        self._column_has = functools.lru_cache(10_000)(_column_has)
 
     def candidates(self, data: bytes) -> list[Hit]:
         """Return what matches and passes its check, whatever stands around it, in order."""
         found: list[Hit] = []
-        done: dict[int, int] = {}
+        done = [0] * len(self.rules)
+        plans = self._plans
         for number, low, high in sorted(self.engine.regions(data), key=_by_stop):
-            place = max(low, done.get(number, 0))
+            place = done[number]
             if place >= high:
                 continue
             done[number] = high
-            longest = self.rules[number].max_length
-            pattern, check, end = self._patterns[number], self._checks[number], high + longest + MARGIN
-            while True:
-                match = pattern.search(data, place, end)
-                if match is None or match.start() >= high:
-                    break
+            place = low if low > place else place
+            search, check, longest, shrink = plans[number]
+            end = high + longest + MARGIN
+            while (match := search(data, place, end)) is not None:
                 start, stop = match.span()
+                if start >= high:
+                    break
                 place = start + 1
                 if stop - start > longest:
                     continue
@@ -67,7 +77,7 @@ class Detector:
                 if 0 in value:
                     continue
                 if check is not None and not check(value):
-                    if not self.rules[number].shrink:
+                    if not shrink:
                         continue
                     value = _shrunk(value, check)
                     if not value:
@@ -88,18 +98,17 @@ class Detector:
             return True
         before = data[max(0, hit.start - BEFORE) : hit.start]
         before = before[before.rfind(b"\0") + 1 :].lower()
-        needs = speaks_for is not None and self.rules[hit.rule].needs_context
-        if needs and speaks_against is None and speaks_for is not None and speaks_for.search(before):
-            return True
-        column = b" " + _spaced(column_of(hit.start)).encode() + b" "
-        if speaks_against is not None and (
-            speaks_against.search(before, max(0, len(before) - NEAR_BEFORE)) or speaks_against.search(column)
-        ):
+        if speaks_against is not None and speaks_against.search(before, max(0, len(before) - NEAR_BEFORE)):
             return False
-        if not needs or speaks_for is None:
-            return True
-        after = data[hit.stop : hit.stop + AFTER].partition(b"\0")[0].lower()
-        return any(speaks_for.search(text) for text in (before, column, after))
+        # The column is asked for last: to find it takes longest.
+        column = ""
+        if speaks_for is not None and self.rules[hit.rule].needs_context and not speaks_for.search(before):
+            after = data[hit.stop : hit.stop + AFTER].partition(b"\0")[0].lower()
+            if not speaks_for.search(after):
+                column = column_of(hit.start)
+                if not self._column_has(speaks_for, column):
+                    return False
+        return speaks_against is None or not self._column_has(speaks_against, column or column_of(hit.start))
 
 
 class _Kept(threading.local):
@@ -136,6 +145,10 @@ def _words(words: Sequence[str]) -> re.Pattern[bytes] | None:
         return None
     alternatives = b"|".join(re.escape(word.lower().encode()) for word in sorted(words, key=len, reverse=True))
     return re.compile(rb"(?<![a-z])(?:" + alternatives + rb")(?:s|nr|no|number|num)?(?![a-z])")
+
+
+def _column_has(words: re.Pattern[bytes], column: str) -> bool:
+    return words.search(b" " + _spaced(column).encode() + b" ") is not None
 
 
 def _spaced(name: str) -> str:
