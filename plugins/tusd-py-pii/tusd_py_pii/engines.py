@@ -9,6 +9,7 @@ in which all digits look alike: `re` would take ten times as long.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import re
@@ -136,11 +137,12 @@ class Gate(NamedTuple):
     """Whether triggers take all digits for alike, all capitals and all small letters."""
     pattern: bytes = b""
     """What Hyperscan looks for: it ends at the end of a span, or, for a run, one byte behind. Without it Hyperscan
-    looks for the triggers themselves, or calls `spans` if that `is_faster`."""
+    looks for the triggers themselves."""
     width: int = 0
     """How long what Hyperscan finds can be; 0 for a run of `members`."""
     members: bytes = b""
-    is_faster: bool = False
+    least: int = 0
+    """For runs that Hyperscan finds only slowly as a whole: it is stopped when it has seen so many of `members`."""
 
 
 # Every match of a rule with this gate overlaps a span, or has its trigger near it.
@@ -157,7 +159,9 @@ GATES: dict[str, Gate] = {
     "word_number": Gate(_numbers_behind_words, 12, 1, pattern=rb"[A-Za-z.,'\-\x80-\xff] [1-9]", width=3),
     "street_name": Gate(_numbers_behind_words, 180, 1),
     "token": Gate(_runs(_LETTERS_AND_DIGITS + b"_-+/", 16, without=_HEX), 16, 24),
-    "token40": Gate(_runs(_LETTERS_AND_DIGITS + b"+/", 40, without=_HEX), 2, 2, is_faster=True),
+    "token40": Gate(
+        _runs(_LETTERS_AND_DIGITS + b"+/", 40, without=_HEX), 2, 2, members=_LETTERS_AND_DIGITS + b"+/", least=40
+    ),
     "begin": Gate(_literals(b"-----BEGIN "), 1, 60),
     "secret_word": Gate(_words(b"passw", b"pwd", b"secret", b"key", b"token"), 10, 12),
 }  # fmt: skip
@@ -250,9 +254,9 @@ class HyperscanEngine:
         import hyperscan
 
         groups, alone = _grouped(rules)
-        self._by_spans = [group for group in groups.values() if group.gate.is_faster]
+        self._long = [(group, _LongRuns(group.gate)) for group in groups.values() if group.gate.least]
         self._by_pattern = [group for group in groups.values() if group.gate.pattern]
-        known = {id(group) for group in self._by_spans + self._by_pattern}
+        known = {id(group) for group in [*self._by_pattern, *(group for group, _ in self._long)]}
         direct = {rule.gate for rule in rules if rule.gate and id(groups[rule.gate]) not in known}
         alone += [(number, rule) for number, rule in enumerate(rules) if rule.gate in direct]
         self._reach = {number: rule.reach for number, rule in alone}
@@ -285,10 +289,46 @@ class HyperscanEngine:
             self._database.scan(data, match_event_handler=take)
         for group, places in zip(self._by_pattern, ends, strict=True):
             group.add_regions(data, _spans(data, places, group.gate), found)
-        buffer = Buffer(data)
-        for group in self._by_spans:
-            group.add_regions(data, group.gate.spans(buffer), found)
+        for group, runs in self._long:
+            group.add_regions(data, runs.spans(data), found)
         return found
+
+
+class _LongRuns:
+    """Finds long runs with a database of their own, which goes on behind each run: one inside reports every byte."""
+
+    def __init__(self, gate: Gate) -> None:
+        import hyperscan
+
+        members = b"[" + re.escape(gate.members) + b"]"
+        self._stopped = hyperscan.ScanTerminated
+        self._least = gate.least
+        self._end = re.compile(members + b"*")
+        self._database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
+        self._database.compile(
+            expressions=[members + b"{%d}" % gate.least], ids=[0], elements=1, flags=[hyperscan.HS_FLAG_SINGLEMATCH]
+        )
+
+    def spans(self, data: bytes) -> Iterator[tuple[int, int]]:
+        """Yield where the runs are."""
+        view = memoryview(data)
+        place = 0
+        ends: list[int] = []
+
+        def stop(_number: int, _start: int, end: int, _flags: int, _context: Any) -> bool:
+            ends.append(end)
+            return True
+
+        while place < len(data):
+            ends.clear()
+            with contextlib.suppress(self._stopped):
+                self._database.scan(view[place:], match_event_handler=stop)
+            if not ends:
+                return
+            start = place + ends[0] - self._least
+            match = self._end.match(data, start)
+            place = match.end() if match else len(data)
+            yield start, place
 
 
 def _spans(data: bytes, ends: list[int], gate: Gate) -> Iterator[tuple[int, int]]:
