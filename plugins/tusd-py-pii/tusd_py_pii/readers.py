@@ -84,7 +84,7 @@ def _json(
     places += escapes
     where = _JsonPlaces(block, data, offset, row, walk_at, whole)
     if not places:
-        yield Batch(b"".join((b"\0", data.translate(_QUOTES_AND_LINES), b"\0")), where)
+        yield Batch(b"".join((b"\0", data.translate(_QUOTES_AND_LINES), b"\0")), where, None, where.column)
         return
     # Strings that have to be decoded are taken out, and so is what is odd between strings.
     cells = Cells()
@@ -106,7 +106,7 @@ def _json(
                 cells.add(decode(raw), offset + start + 1, offset + stop - 1, True)
                 bulk[start:stop] = b"\n" * (stop - start)
         _take_gap(cells, block, bulk, end, last, offset)
-    yield Batch(b"".join((b"\0", bulk.translate(_QUOTES_AND_LINES), b"\0")), where)
+    yield Batch(b"".join((b"\0", bulk.translate(_QUOTES_AND_LINES), b"\0")), where, None, where.column)
     if len(cells):
         yield cells.batch(lambda at, _: where(at - offset + 1))
 
@@ -158,12 +158,18 @@ class _JsonPlaces:
     def __call__(self, index: int) -> Place:
         at = index - 1
         line, first = self._lines.at(at)
-        if not self._whole and at - first < NEAR:
-            before = self._plain[first:at]
-            path, in_string = path_at(self._block[first:at] if b"\\" in before else before)
-        else:
-            path, in_string = self._walked(0 if self._whole else first, at)
+        path, in_string = self._path(first, at)
         return Place(path, self._row + line, self._offset + at, in_string)
+
+    def column(self, index: int) -> str:
+        """Return the path alone."""
+        return self._path(self._lines.start(index - 1), index - 1)[0]
+
+    def _path(self, first: int, at: int) -> tuple[str, bool]:
+        if self._whole or at - first >= NEAR:
+            return self._walked(0 if self._whole else first, at)
+        before = self._plain[first:at]
+        return path_at(self._block[first:at] if b"\\" in before else before)
 
     def _walked(self, first: int, at: int) -> tuple[str, bool]:
         if first != self._first or at < self._end:
