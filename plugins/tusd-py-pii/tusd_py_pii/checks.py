@@ -226,7 +226,7 @@ def named(name: str) -> Check:
 BUILT_IN: dict[str, Check] = {
     check.__name__: check
     for check in (
-        luhn, card, iban, email, us_ssn, nanp, e164, national_phone, trunk_zero_phone, bare_phone, br_phone, public_ip, random_token,
-        token_with_digit, assigned_secret, mixed_secret, *national_ids.ALL,
+        luhn, card, iban, email, us_ssn, nanp, e164, national_phone, trunk_zero_phone, bare_phone, br_phone, public_ip,
+        random_token, token_with_digit, assigned_secret, mixed_secret, *national_ids.ALL,
     )
 }  # fmt: skip

@@ -154,9 +154,10 @@ GATES: dict[str, Gate] = {
     ),
     "upper": Gate(_shapes(b"AA00", b"AA 00"), 6, 48, pattern=rb"[A-Z]{2} ?[0-9]{2}", width=5),
     "colons": Gate(_matches(rb":[0-9A-Fa-f]{0,4}:"), 20, 20, pattern=rb":[0-9A-Fa-f]{0,4}:", width=6),
-    "number_name": Gate(_shape_matches(rb"0[aA]?,?[ \n]A"), 2, 100, pattern=rb"[0-9][A-Za-z]?,?[ \n][A-Z]", width=5),
+    "number_name": Gate(_shape_matches(rb"0[aA]?,? A"), 2, 100, pattern=rb"[0-9][A-Za-z]?,? [A-Z]", width=5),
     "number_word": Gate(_shape_matches(rb"0(?: aaa)?,? aaa"), 2, 16),
     "word_number": Gate(_numbers_behind_words, 12, 1, pattern=rb"[A-Za-z.,'\-\x80-\xff] [1-9]", width=3),
+    "unit_number": Gate(_numbers_behind_words, 12, 10),
     "street_name": Gate(_numbers_behind_words, 180, 1),
     "token": Gate(_runs(_LETTERS_AND_DIGITS + b"_-+/", 16, without=_HEX), 16, 24),
     "token40": Gate(
@@ -322,7 +323,7 @@ class _LongRuns:
         while place < len(data):
             ends.clear()
             with contextlib.suppress(self._stopped):
-                self._database.scan(view[place:], match_event_handler=stop)
+                self._database.scan(view[place:], match_event_handler=stop)  # type: ignore[type-var]
             if not ends:
                 return
             start = place + ends[0] - self._least
