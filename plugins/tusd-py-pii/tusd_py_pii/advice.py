@@ -18,7 +18,7 @@ from tusd_py_pii.errors import ScanFailed
 from tusd_py_pii.hooks import Model
 from tusd_py_pii.readers import Tally
 from tusd_py_pii.report import Advice, Found, Report, Sample, bounded, digest, mask
-from tusd_py_pii.scan import Scan, Source, batches, plan
+from tusd_py_pii.scan import TASK_BYTES, Scan, Source, batches, plan
 from tusd_py_pii.streams import Limits
 from tusd_py_pii.workers import apart
 
@@ -92,14 +92,14 @@ def made(function: str, options: Mapping[str, str]) -> Model:
     return model
 
 
-def sample(source: Source, name: str, limits: Limits, cells: int) -> Iterator[Cell]:
+def sample(source: Source, name: str, limits: Limits, cells: int, task_bytes: int = TASK_BYTES) -> Iterator[Cell]:
     """Yield up to so many cells that hold words, from places all over the file if it can be cut.
 
     Raises:
         ScanFailed: the file cannot be read.
     """
     with source.open() as file:
-        tasks = plan(file, name, limits)
+        tasks = plan(file, name, limits, task_bytes)
         count = min(PIECES, len(tasks))
         taken = 0
         for number in range(count):
