@@ -64,6 +64,7 @@ def _pool(size: int, limits: Limits, prepare: Callable[..., None], *arguments: o
     """
     # Forked from a process without threads: a copy of this one could hang on a lock that a thread held.
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imported once and not by each process
     pool = ProcessPoolExecutor(size, mp_context=context, initializer=prepare, initargs=arguments)
     try:
         yield pool
