@@ -190,12 +190,13 @@ class _Group:
                 near = seen.get(shape)
                 if near is None:
                     near = self._remember(shape)
-            elif self._any.search(data, low, high) is None:
+                # All of these begin in the run, or right before it.
+                for number, _ in near:
+                    found.append((number, low, high))
                 continue
-            else:
-                near = self._near(data, low, high)
-            for number, reach in near:
-                found.append((number, low - reach if low > reach else 0, high))
+            if self._any.search(data, low, high) is not None:
+                for number, reach in self._near(data, low, high):
+                    found.append((number, low - reach if low > reach else 0, high))
 
     def _near(self, data: bytes, low: int, high: int) -> tuple[tuple[int, int], ...]:
         return tuple((number, reach) for number, trigger, reach in self._triggers if trigger.search(data, low, high))
