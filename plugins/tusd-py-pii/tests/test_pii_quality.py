@@ -53,13 +53,13 @@ def test_precision_and_recall_do_not_fall(quality):
         assert float(precision) == pytest.approx(score.precision(kind), abs=0.02), kind
 
 
-@pytest.mark.parametrize(("engine", "times"), [("hyperscan", 8), ("re", 20)])
+@pytest.mark.parametrize(("engine", "times"), [("hyperscan", 6), ("re", 16)])
 def test_a_scan_takes_a_few_times_as_long_as_parsing(tmp_path, engine, times):
-    """In processor time, beside `json.loads` in the same test: usually it is 3 times with Hyperscan and 7 with `re`."""
+    """In processor time, beside `json.loads` in the same test: usually it is 2 times with Hyperscan and 5 with `re`."""
     path = tmp_path / "a.jsonl"
     rows = [
-        {"id": n, "text": f"the model returns a vector of {n} values\nwhen it is given input text and {n % 7}.5 " * 7}
-        for n in range(1500)
+        {"id": n, "text": "the model returns a vector of values\nwhen it is given some input text, " * 8}
+        for n in range(3000)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     scan = Scan.of(built_in(), engine=engine)
@@ -78,4 +78,5 @@ def test_a_scan_takes_a_few_times_as_long_as_parsing(tmp_path, engine, times):
                 json.loads(line)
 
     scanning = least(lambda: scan_file(FileSource(str(path)), scan, name=path.name))
-    assert scanning < times * least(parse)
+    parsing = least(parse)
+    assert scanning < times * parsing, (scanning, parsing)
