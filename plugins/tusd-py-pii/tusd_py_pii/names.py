@@ -11,7 +11,7 @@ from tusd_py_pii.errors import ScanFailed
 from tusd_py_pii.hooks import Model
 
 TYPES = {"PERSON": "name", "LOCATION": "location", "NRP": "group"}
-# Two words or more that begin with a capital and hold no digit: most of what the model takes for a name wrongly is not.
+# Two words or more that begin with a capital and hold no digit: single words are too often names of things.
 _NAME = re.compile(r"[^\W\d_][\w.'\u2019-]*(?: (?:[a-z]{1,3} )?[^\W\d_][^\W\d_.'\u2019-]*[\w.'\u2019-]*)+")
 
 
