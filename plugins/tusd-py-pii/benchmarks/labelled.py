@@ -183,6 +183,11 @@ def _negatives(chance: random.Random) -> list[tuple[str, Callable[[], str]]]:
     def isbn() -> str:
         return f"978-{number(10)}-{number(100, 999)}-{number(10000, 99999)}-{number(10)}"
 
+    def isbn10() -> str:
+        body = [chance.randrange(10) for _ in range(9)]
+        last = -sum(digit * weight for digit, weight in zip(body, range(10, 1, -1), strict=True)) % 11
+        return "".join(map(str, body)) + ("X" if last == 10 else str(last))
+
     return [
         ("float", lambda: f"{chance.random():.16f}"),
         ("float", lambda: f"{chance.uniform(-180, 180):.7f}, {chance.uniform(-90, 90):.7f}"),
@@ -246,6 +251,13 @@ def _negatives(chance: random.Random) -> list[tuple[str, Callable[[], str]]]:
         ("mac and time", lambda: ":".join(hexes(2) for _ in range(6))),
         ("mac and time", lambda: f"{number(24):02}:{number(60):02}:{number(60):02}"),
         ("isbn", isbn),
+        ("isbn", isbn10),
+        ("number with zeros", lambda: f"id {number(10**10):010}"),
+        ("number with zeros", lambda: f"{number(10**7):010}"),
+        ("number with zeros", lambda: f"{number(10**12):012}"),
+        ("11 digits alone", lambda: str(number(10**10, 10**11))),
+        ("numbers", lambda: f"vol. {number(11, 99)} {number(1000, 1500)}-{number(1500, 2000)}"),
+        ("numbers", lambda: f"{number(100, 999)} {number(100, 999)} {number(100, 999)} bytes"),
         ("sku", lambda: f"SKU {number(100, 999)}-{number(10, 99)}-{number(1000, 9999)}"),
         ("sku", lambda: f"{chance.choice('ABCDEF')}{number(100, 999)}-{number(10, 99)}-{number(1000, 9999)}"),
         ("numbers", lambda: f"{number(10, 99)},{number(100, 999)},{number(100, 999)}.{number(10, 99)} USD"),
@@ -264,6 +276,13 @@ def _negatives(chance: random.Random) -> list[tuple[str, Callable[[], str]]]:
                     "He won 3 Grand Slams",
                     "rule 5: weg 3 damit",
                     "Figure 4 Ridge regression",
+                    "Canale 5 trasmette",
+                    "Via libera a 12 Stati",
+                    "Corso di 3 Settimane",
+                    "la Ronda 2 de 4",
+                    "Unit 5 of 7",
+                    "Suite 12 passed",
+                    "Strada facendo, 4 amici",
                 )
             ),
         ),

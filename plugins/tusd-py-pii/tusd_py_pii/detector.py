@@ -22,6 +22,10 @@ NEAR_BEFORE = 24
 MARGIN = 8
 """So many bytes behind the longest match a pattern may look ahead."""
 
+_WORD = re.compile(rb"[a-z]+")
+_LETTERS = bytes(byte if 97 <= byte <= 122 else 32 for byte in range(256))
+MAX_KNOWN_COLUMNS = 10_000
+
 ColumnOf = Callable[[int], str]
 
 
@@ -39,27 +43,35 @@ class Detector:
     def __init__(self, rules: Sequence[Rule], engine: str = "auto") -> None:
         self.rules = tuple(rules)
         self.engine: Engine = engine_for(self.rules, engine)
-        self._patterns = [compiled(rule.pattern) for rule in self.rules]
-        self._checks = [checks.named(rule.check) if rule.check else None for rule in self.rules]
-        self._context = [_words(rule.context) for rule in self.rules]
-        self._not_context = [_words(rule.not_context) for rule in self.rules]
+        self._plans = [
+            (
+                compiled(rule.pattern).search,
+                checks.named(rule.check) if rule.check else None,
+                rule.max_length,
+                rule.shrink,
+            )
+            for rule in self.rules
+        ]
+        self._context = [Words(rule.context) if rule.needs_context else None for rule in self.rules]
+        self._not_context = [Words(rule.not_context) if rule.not_context else None for rule in self.rules]
 
     def candidates(self, data: bytes) -> list[Hit]:
         """Return what matches and passes its check, whatever stands around it, in order."""
         found: list[Hit] = []
-        done: dict[int, int] = {}
+        done = [0] * len(self.rules)
+        plans = self._plans
         for number, low, high in sorted(self.engine.regions(data), key=_by_stop):
-            place = max(low, done.get(number, 0))
+            place = done[number]
             if place >= high:
                 continue
             done[number] = high
-            longest = self.rules[number].max_length
-            pattern, check, end = self._patterns[number], self._checks[number], high + longest + MARGIN
-            while True:
-                match = pattern.search(data, place, end)
-                if match is None or match.start() >= high:
-                    break
+            place = low if low > place else place
+            search, check, longest, shrink = plans[number]
+            end = high + longest + MARGIN
+            while (match := search(data, place, end)) is not None:
                 start, stop = match.span()
+                if start >= high:
+                    break
                 place = start + 1
                 if stop - start > longest:
                     continue
@@ -67,7 +79,7 @@ class Detector:
                 if 0 in value:
                     continue
                 if check is not None and not check(value):
-                    if not self.rules[number].shrink:
+                    if not shrink:
                         continue
                     value = _shrunk(value, check)
                     if not value:
@@ -79,27 +91,83 @@ class Detector:
 
     def hits(self, data: bytes, column_of: ColumnOf = lambda _: "") -> list[Hit]:
         """Return the values in a buffer, in order and without overlaps; `column_of` names the column at a place."""
-        return _without_overlaps([hit for hit in self.candidates(data) if self._fits(data, hit, column_of)], self.rules)
+        fitting: list[Hit] = []
+        around = _Around(data, 0, 0, column_of)
+        for hit in self.candidates(data):
+            speaks_for, speaks_against = self._context[hit.rule], self._not_context[hit.rule]
+            if speaks_for is not None or speaks_against is not None:
+                if hit.start != around.start or hit.stop != around.stop:
+                    around = _Around(data, hit.start, hit.stop, column_of)
+                if not _fits(around, speaks_for, speaks_against):
+                    continue
+            fitting.append(hit)
+        return _without_overlaps(fitting, self.rules)
 
-    def _fits(self, data: bytes, hit: Hit, column_of: ColumnOf) -> bool:
-        """Whether the words around a candidate speak for it."""
-        speaks_for, speaks_against = self._context[hit.rule], self._not_context[hit.rule]
-        if speaks_for is None and speaks_against is None:
-            return True
-        before = data[max(0, hit.start - BEFORE) : hit.start]
-        before = before[before.rfind(b"\0") + 1 :].lower()
-        needs = speaks_for is not None and self.rules[hit.rule].needs_context
-        if needs and speaks_against is None and speaks_for is not None and speaks_for.search(before):
-            return True
-        column = b" " + _spaced(column_of(hit.start)).encode() + b" "
-        if speaks_against is not None and (
-            speaks_against.search(before, max(0, len(before) - NEAR_BEFORE)) or speaks_against.search(column)
-        ):
+
+class _Around:
+    """What stands around a place: several rules ask about the same one."""
+
+    __slots__ = ("_column", "_column_of", "after", "before", "start", "stop", "words")
+
+    def __init__(self, data: bytes, start: int, stop: int, column_of: ColumnOf) -> None:
+        self.start, self.stop, self._column_of = start, stop, column_of
+        before = data[max(0, start - BEFORE) : start]
+        # Both within its cell, and in small letters.
+        self.before = before[before.rfind(b"\0") + 1 :].lower()
+        self.after = data[stop : stop + AFTER].partition(b"\0")[0].lower()
+        text = self.before + b" " + self.after
+        self.words = frozenset(text.translate(_LETTERS).split()) if text.isascii() else None
+        self._column: str | None = None
+
+    @property
+    def column(self) -> str:
+        """Its column, looked for when somebody asks, for that takes longest."""
+        if self._column is None:
+            self._column = self._column_of(self.start)
+        return self._column
+
+
+class Words:
+    """Words that speak for a value, or against it."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        encoded = [word.lower().encode() for word in sorted(words, key=len, reverse=True)]
+        alternatives = b"|".join(map(re.escape, encoded))
+        self._pattern = re.compile(rb"(?<![a-z])(?:" + alternatives + rb")(?:s|nr|no|number|num)?(?![a-z])")
+        # A word that a match begins with. Text without them need not be searched.
+        heads = {match.group() for word in encoded if (match := _WORD.match(word))}
+        self._heads = heads | {head + ending for head in heads for ending in (b"s", b"nr", b"no", b"number", b"num")}
+        self._columns: dict[str, bool] = {}
+
+    def are_near(self, around: _Around, text: bytes, start: int = 0) -> bool:
+        """Whether one of them is in a text, which is before or behind a value."""
+        if around.words is not None and around.words.isdisjoint(self._heads):
             return False
-        if not needs or speaks_for is None:
-            return True
-        after = data[hit.stop : hit.stop + AFTER].partition(b"\0")[0].lower()
-        return any(speaks_for.search(text) for text in (before, column, after))
+        return self._pattern.search(text, start) is not None
+
+    def are_in_column(self, column: str) -> bool:
+        """Whether one of them is in the name of a column."""
+        known = self._columns.get(column)
+        if known is None:
+            if len(self._columns) >= MAX_KNOWN_COLUMNS:
+                self._columns.clear()
+            known = self._pattern.search(b" " + _spaced(column).encode() + b" ") is not None
+            self._columns[column] = known
+        return known
+
+
+def _fits(around: _Around, speaks_for: Words | None, speaks_against: Words | None) -> bool:
+    """Whether the words around a candidate speak for it; `speaks_for` is given if one of them has to."""
+    before = around.before
+    if speaks_against is not None and speaks_against.are_near(around, before, max(0, len(before) - NEAR_BEFORE)):
+        return False
+    if speaks_for is not None and not (
+        speaks_for.are_near(around, before)
+        or speaks_for.are_near(around, around.after)
+        or speaks_for.are_in_column(around.column)
+    ):
+        return False
+    return speaks_against is None or not speaks_against.are_in_column(around.column)
 
 
 class _Kept(threading.local):
@@ -129,13 +197,6 @@ def detector_for(rules: tuple[Rule, ...], engine: str) -> Detector:
 
 def _by_stop(region: tuple[int, int, int]) -> tuple[int, int]:
     return region[2], region[1]
-
-
-def _words(words: Sequence[str]) -> re.Pattern[bytes] | None:
-    if not words:
-        return None
-    alternatives = b"|".join(re.escape(word.lower().encode()) for word in sorted(words, key=len, reverse=True))
-    return re.compile(rb"(?<![a-z])(?:" + alternatives + rb")(?:s|nr|no|number|num)?(?![a-z])")
 
 
 def _spaced(name: str) -> str:

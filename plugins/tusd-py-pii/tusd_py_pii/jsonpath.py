@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from tusd_py_pii.batches import MAX_DEPTH, MAX_PATH, column_name
 
 STRING = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL)
 _STEP = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:"]', re.DOTALL)
+_STRING_OR_REST = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)("|\Z)?', re.DOTALL)
+_NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'{}[],:"')
 
 
 def decode(raw: bytes) -> str:
@@ -67,9 +70,54 @@ class Walk:
     def path(self, *, in_string: bool) -> str:
         """Return the path here, with `*` for keys that could be values."""
         path = ""
-        for place, step in enumerate(self._stack):
-            is_last = place == len(self._stack) - 1
-            if is_last and in_string and self._is_key[-1]:
-                step = "*"  # a key itself
+        for step in self._keys(in_string):
             path += "[]" if step == "[]" else ("." if path else "") + (column_name(step) if step else "")
         return path[:MAX_PATH].strip(".")
+
+    def steps(self, *, in_string: bool) -> list[int | str]:
+        """Return the path here if the keys are numbers."""
+        return [int(step) if step.isdigit() else step for step in self._keys(in_string)]
+
+    def _keys(self, in_string: bool) -> list[str]:
+        if in_string and self._stack and self._is_key[-1]:
+            return [*self._stack[:-1], "*"]  # a key itself
+        return self._stack
+
+
+def path_at(before: bytes) -> tuple[str, bool]:
+    """Return the path at the end of what stands before a place, from the start of its JSON text, and whether that is
+    within a string.
+
+    Rows of a file are alike: what is left of them without their strings and numbers is walked through once.
+    """
+    if b"\\" in before:
+        parts = _STRING_OR_REST.split(before)
+        gaps, strings, in_string = parts[0::3], parts[1::3], len(parts) > 1 and not parts[-2]
+    else:
+        parts = before.split(b'"')
+        gaps, strings, in_string = parts[0::2], parts[1::2], len(parts) % 2 == 0
+    skeleton = b'"'.join(gaps + [b""] * (len(strings) + 1 - len(gaps))).translate(None, _NO_STRUCTURE)
+    find = _known_steps if len(skeleton) < 1000 else _steps
+    path = ""
+    for step in find(skeleton, in_string):
+        if step == "[]":
+            path += "[]"
+        else:
+            name = column_name(decode(strings[step])) if isinstance(step, int) else step
+            path += "." + name if path else name
+    return path[:MAX_PATH].strip("."), in_string
+
+
+def _steps(skeleton: bytes, in_string: bool) -> list[int | str]:
+    """Return the steps of the path at the end of a skeleton; a key is given as the number of its string."""
+    parts = skeleton.split(b'"')
+    names = [b'"%d"' % number for number in range(len(parts) - 1)]
+    if in_string:
+        names[-1] = b'"'
+    text = b"".join(part for pair in zip(parts, [*names, b""], strict=True) for part in pair)
+    walk = Walk()
+    walk.read(text, 0, len(text))
+    return walk.steps(in_string=in_string)
+
+
+_known_steps = functools.lru_cache(10_000)(_steps)

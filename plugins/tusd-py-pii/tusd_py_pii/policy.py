@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from tusd_py_pii.advice import Question, advised
+from tusd_py_pii.clusters import run_on
 from tusd_py_pii.errors import RuleError
-from tusd_py_pii.hooks import recognizers
-from tusd_py_pii.report import Report
+from tusd_py_pii.hooks import models, recognizers
+from tusd_py_pii.report import Advice, Report
 from tusd_py_pii.rules import Rule, built_in, chosen, load_pack
-from tusd_py_pii.scan import Scan
+from tusd_py_pii.scan import Run, Scan, Source, scan_file
 from tusd_py_pii.streams import Limits
 
 Action = Literal["ignore", "report", "quarantine"]
@@ -53,6 +55,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Processes for one file."""
     inline_bytes: int = 4 * 1024 * 1024
     """Text up to this size is scanned without a process of its own, as long as there are built-in rules alone."""
+    cluster: str = ""
+    """Where the tasks of large files run instead: `dask:tcp://host:8786`, `ray:host:6379`, `ray:auto`."""
+    model: str = ""
+    """A model that looks at a sample of each file: `presidio`, or one that a hook registers. It only advises."""
+    model_options: dict[str, str] = {}
+    """What the model is made with; for presidio: `spacy`, `language`, `entities`."""
+    model_cells: int = 500
+    """So many cells the model is shown of each file."""
+    model_seconds: float = 120
+    """So long it may take for them."""
     limits: Limits = Limits()
     binary: Action = "report"
     """What to do with a file that is no text and no Parquet, and so cannot be looked into."""
@@ -75,9 +87,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         for path in self.packs:
             rules += load_pack(path)
         rules += recognizers(self.recognizers)
-        ignored = {kind for kind, action in self.policy.items() if action == "ignore" and kind != "name"}
+        ignored = {kind for kind, action in self.policy.items() if action == "ignore"}
         known = {rule.type for rule in rules}
-        unknown = (set(self.policy) | set(self.threshold)) - known - {"name"}
+        # A model may find types that no rule does.
+        unknown = set() if self.model else (set(self.policy) | set(self.threshold)) - known - {"name"}
         if unknown:
             raise RuleError(f"no rule finds the type {sorted(unknown)[0]!r}")
         return chosen(rules, [*self.without, *(ignored & known)])
@@ -91,6 +104,41 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Return what to look for and how."""
         salt = hashlib.sha256(self.hash_key.encode()).digest() if self.hash_key else secrets.token_bytes(32)
         return Scan(rules=self.rules(), engine=self.engine, limits=self.limits, samples=self.samples, salt=salt)
+
+    def run(self) -> Run:
+        """Return how the tasks of a large file are run.
+
+        Raises:
+            RuleError: there is no such cluster.
+        """
+        return run_on(self.cluster, self.workers)
+
+    def question(self) -> Question | None:
+        """Return what a model is asked, if one is.
+
+        Raises:
+            RuleError: there is no such model.
+        """
+        if not self.model:
+            return None
+        known = models(self.recognizers)
+        if self.model not in known:
+            raise RuleError(f"there is no model {self.model!r}")
+        return Question(self.model, known[self.model], self.model_options, self.model_cells)
+
+    def examined(self, source: Source, name: str, run: Run) -> Report:
+        """Return the report of a file, with a model's advice if one is asked.
+
+        Raises:
+            ScanFailed: it cannot be looked into as a whole.
+        """
+        scan = self.scan()
+        report = scan_file(source, scan, name=name, run=run)
+        question = self.question()
+        if question is None or report.format in ("empty", "binary"):
+            return report
+        limits = msgspec.structs.replace(scan.limits, max_seconds=self.model_seconds)
+        return advised(report, source, msgspec.structs.replace(scan, limits=limits), question, name)
 
     def action(self, kind: str) -> Action:
         """Return what is done about a type."""
@@ -120,7 +168,19 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             if state and action != "ignore":
                 ok = ok and action != "quarantine"
                 (bad if action == "quarantine" else noted).append(text)
+        if report.advice:
+            noted += self._advice(report.advice)
         return ok, (bad + noted)[:MAX_REASONS]
+
+    def _advice(self, advice: Advice) -> list[str]:
+        """Return what a model has to say; it decides nothing."""
+        if advice.failed:
+            return [f"{advice.model} could not look at it: {advice.failed}"]
+        return [
+            f"{kind}: {sum(found.count for found in columns.values())} in {advice.cells} cells, thinks {advice.model}"
+            for kind, columns in advice.found.items()
+            if self.action(kind) != "ignore"
+        ]
 
 
 def settings_from(table: Mapping[str, Any]) -> Settings:
@@ -135,5 +195,9 @@ def settings_from(table: Mapping[str, Any]) -> Settings:
         raise RuleError(str(error)) from error
     if settings.workers < 1 or settings.samples < 0:
         raise RuleError("workers is at least 1 and samples at least 0")
+    if settings.model_cells < 1:
+        raise RuleError("model_cells is at least 1")
     settings.rules()
+    settings.run()
+    settings.question()
     return settings

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from tusd_py_pii.batches import Batch, Cells, Lines, Place, column_name
-from tusd_py_pii.jsonpath import STRING, Walk, decode
+from tusd_py_pii.jsonpath import STRING, Walk, decode, path_at
 from tusd_py_pii.streams import Carried, Limits, Reader, Seekable, line_blocks
 from tusd_py_pii.text import irregular
 
 _LINES = bytes.maketrans(b"\n\0", b"\0 ")
 _QUOTES_AND_LINES = bytes.maketrans(b'"\n\0\x0b', b"\0\0 \n")
+NEAR = 4096
+"""So far from the start of a line, what stands before a place is looked at anew for each place."""
 _FIELD = re.compile(rb'"((?:[^"]|"")*)"([^,\n]*)(,|\n|\Z)|([^,\n]*)(,|\n|\Z)')
 
 
@@ -75,37 +77,80 @@ def _json(
 ) -> Iterator[Batch]:
     """Yield the cells of a block of JSON; a walk begins at each line, or, for a `whole` text, at the block."""
     data = block
+    escapes: list[int] = []
     if b"\\" in data:
-        # The two escapes that are common become as many bytes, so that places stay; \x0b is a line end in a string.
-        data = data.replace(b"\\n", b"\x0b\x0b").replace(b'\\"', b"''")
+        data, escapes = _without_plain_escapes(data)
     places = _irregular_places(block, tally)
-    place = data.find(b"\\")
-    while place >= 0:
-        places.append(place)
-        place = data.find(b"\\", data.find(b"\n", place)) if data.find(b"\n", place) >= 0 else -1
-    bulk, lines = _without_lines(data, sorted(places))
-    flat = b"\0" + bulk.translate(_QUOTES_AND_LINES) + b"\0"
-
-    where = _JsonPlaces(block, offset, row, walk_at, whole)
-    yield Batch(flat, where)
-    if not lines:
+    places += escapes
+    where = _JsonPlaces(block, data, offset, row, walk_at, whole)
+    if not places:
+        yield Batch(b"".join((b"\0", data.translate(_QUOTES_AND_LINES), b"\0")), where, None, where.column)
         return
+    # Strings that have to be decoded are taken out, and so is what is odd between strings.
     cells = Cells()
-    for first, last in lines:
+    bulk = bytearray(data)
+    last = -1
+    for place in sorted(places):
+        if place < last:
+            continue
+        first = block.rfind(b"\n", 0, place) + 1
+        last = block.find(b"\n", place)
+        last = len(block) if last < 0 else last
         end = first
         for match in STRING.finditer(block, first, last):
-            _add_json(cells, block, end, match.start(), offset)
-            cells.add(decode(match[1]), offset + match.start(1), offset + match.end(1), True)
-            end = match.end()
-        _add_json(cells, block, end, last, offset)
-    yield cells.batch(lambda at, _: where(at - offset + 1))
+            start, stop = match.span()
+            _take_gap(cells, block, bulk, end, start, offset)
+            end = stop
+            raw = match[1]
+            if b"\\" in raw or not raw.isascii():
+                cells.add(decode(raw), offset + start + 1, offset + stop - 1, True)
+                bulk[start:stop] = b"\n" * (stop - start)
+        _take_gap(cells, block, bulk, end, last, offset)
+    yield Batch(b"".join((b"\0", bulk.translate(_QUOTES_AND_LINES), b"\0")), where, None, where.column)
+    if len(cells):
+        yield cells.batch(lambda at, _: where(at - offset + 1))
+
+
+def _without_plain_escapes(data: bytes) -> tuple[bytes, list[int]]:
+    """Replace the two escapes that are common, by as many bytes so that places stay; return the places of the others.
+
+    `\\x0b` stands for a line end within a string.
+    """
+    parts = data.split(b"\\")
+    if len(parts) > len(data) // 100:
+        data = data.replace(b"\\n", b"\x0b\x0b").replace(b'\\"', b"''")
+        places = []
+        place = data.find(b"\\")
+        while place >= 0:
+            places.append(place)
+            end = data.find(b"\n", place)
+            place = data.find(b"\\", end) if end >= 0 else -1
+        return data, places
+    places = []
+    at = len(parts[0])
+    for number in range(1, len(parts)):
+        part = parts[number]
+        size = len(part)
+        head = part[0] if part else 0
+        if head == 110:
+            parts[number] = b"\x0b\x0b" + part[1:]
+        elif head == 34:
+            parts[number] = b"''" + part[1:]
+        else:
+            parts[number] = b"\\" + part
+            places.append(at)
+        at += size + 1
+    return b"".join(parts), places
 
 
 class _JsonPlaces:
     """Tells where a byte of a block of JSON stands; rising places cost one walk in all."""
 
-    def __init__(self, block: bytes, offset: int, row: int, walk_at: Callable[[int], Walk], whole: bool) -> None:
-        self._block, self._offset, self._row, self._walk_at, self._whole = block, offset, row, walk_at, whole
+    def __init__(
+        self, block: bytes, plain: bytes, offset: int, row: int, walk_at: Callable[[int], Walk], whole: bool
+    ) -> None:
+        self._block, self._plain = block, plain
+        self._offset, self._row, self._walk_at, self._whole = offset, row, walk_at, whole
         self._lines = Lines(block)
         self._first = self._end = -1
         self._walk = Walk()
@@ -113,20 +158,35 @@ class _JsonPlaces:
     def __call__(self, index: int) -> Place:
         at = index - 1
         line, first = self._lines.at(at)
-        first = 0 if self._whole else first
+        path, in_string = self._path(first, at)
+        return Place(path, self._row + line, self._offset + at, in_string)
+
+    def column(self, index: int) -> str:
+        """Return the path alone."""
+        return self._path(self._lines.start(index - 1), index - 1)[0]
+
+    def _path(self, first: int, at: int) -> tuple[str, bool]:
+        if self._whole or at - first >= NEAR:
+            return self._walked(0 if self._whole else first, at)
+        before = self._plain[first:at]
+        return path_at(self._block[first:at] if b"\\" in before else before)
+
+    def _walked(self, first: int, at: int) -> tuple[str, bool]:
         if first != self._first or at < self._end:
             self._first = self._end = first
             self._walk = self._walk_at(first)
         # Within a string the walk ends before it: what looks like JSON in there is none.
         self._end = self._walk.read(self._block, self._end, at)
         in_string = self._block.find(b'"', self._end, at) >= 0
-        return Place(self._walk.path(in_string=in_string), self._row + line, self._offset + at, in_string)
+        return self._walk.path(in_string=in_string), in_string
 
 
-def _add_json(cells: Cells, block: bytes, start: int, stop: int, offset: int) -> None:
-    """Add what stands between two strings."""
-    if stop - start > 3:
-        cells.add(block[start:stop].decode("utf-8", "replace"), offset + start, offset + stop, False)
+def _take_gap(cells: Cells, block: bytes, bulk: bytearray, start: int, stop: int, offset: int) -> None:
+    """Take out what stands between two strings if it has to be decoded."""
+    gap = block[start:stop]
+    if b"\\" in gap or not gap.isascii():
+        cells.add(gap.decode("utf-8", "replace"), offset + start, offset + stop, False)
+        bulk[start:stop] = b"\n" * (stop - start)
 
 
 def csv_batches(file: Reader, delimiter: str, header: bool, limits: Limits, tally: Tally) -> Iterator[Batch]:

@@ -55,6 +55,18 @@ class Found(msgspec.Struct, frozen=True):
         return Found(self.count, self.rules, tuple(moved))
 
 
+class Advice(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model thinks that a sample of the cells holds; it may be wrong, and decides nothing."""
+
+    model: str
+    cells: int = 0
+    """So many were looked at."""
+    found: dict[str, dict[str, Found]] = {}
+    """By type, then by column; the row of a sample is -1 where it is not known."""
+    failed: str = ""
+    """Why the model could not look."""
+
+
 def _place(sample: Sample) -> tuple[int, int]:
     return sample.row, sample.offset
 
@@ -72,6 +84,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """So many samples are kept of each type in each column."""
     found: dict[str, dict[str, Found]] = {}
     """By type, then by column."""
+    advice: Advice | None = None
+    """Only of a whole file, and only if a model was asked."""
 
     def __add__(self, other: Report) -> Report:
         """Return the report of both pieces, of which `other` comes second."""

@@ -184,4 +184,12 @@ def line_blocks(file: Seekable, start: int, stop: int, limit: int) -> Iterator[t
             if data:
                 yield data, offset
             return
-        data += chunk
+        cut = chunk.rfind(b"\n") + 1
+        if cut and offset + len(data) + cut < stop:
+            # The usual case, with one copy less.
+            block = b"".join((data, memoryview(chunk)[:cut]))
+            yield block, offset
+            offset += len(block)
+            data = chunk[cut:]
+        else:
+            data += chunk
