@@ -79,6 +79,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         _setting(_Store, "What a crash left in the storage that belongs to no upload is removed after so long."),
     ] = timedelta(days=1)
 
+    quarantine_prefix: Annotated[
+        str | None,
+        _setting(
+            _Store,
+            "Folder, or prefix of keys, in the store for the bytes of uploads that no check has accepted; by default "
+            "they lie among the others.",
+        ),
+    ] = None
+
     s3_endpoint: Annotated[
         str | None, _setting(_S3, "URL of an S3 service; Amazon's by default. Keys and region come from AWS_*.")
     ] = None
@@ -258,6 +267,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             problems.append("s3_memory must hold two parts at least (s3_part_size)")
         if "{id}" not in self.s3_key:
             problems.append("s3_key must contain {id}, or uploads would replace each other")
+        if self.quarantine_prefix is not None:
+            if not re.fullmatch(r"[\w-]+(/[\w-]+)*", self.quarantine_prefix, re.ASCII):
+                problems.append("quarantine_prefix must be names of letters, digits, - and _, with / between them")
+            if f"{self.s3_key}/".startswith(f"{self.quarantine_prefix}/"):
+                problems.append("s3_key must not begin with quarantine_prefix")
         if self.create_rate < 0:
             problems.append(f"create_rate must be at least 0, not {self.create_rate}")
         if (self.tls_cert is None) != (self.tls_key is None):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import random
@@ -31,7 +32,8 @@ import structlog
 
 from tusd_py.composer import Parts, compose
 from tusd_py.config import Config, ConfigError, redacted
-from tusd_py.errors import Fenced, NotFound, Reject, StoreUnavailable, TusError
+from tusd_py.errors import Fenced, Forbidden, NotFound, Reject, StoreUnavailable, TusError
+from tusd_py.guarded import GuardedContent
 from tusd_py.hooks.specs import STAGES
 from tusd_py.jobs import Jobs
 from tusd_py.models import Job, JobStatus, Upload, now
@@ -186,7 +188,11 @@ class Worker:
         except NotFound:
             await self._state.remove(upload_id)
             return
-        if job.status.has_ended or not may_run(job, upload.status, jobs):
+        if "left" in upload.storage:
+            # A decision was cut off: first the bytes have to be where it wants them, and nowhere else.
+            await self._jobs.settle(upload_id)
+            await self._do(job_id)
+        elif job.status.has_ended or not may_run(job, upload.status, jobs):
             await self._jobs.settle(upload_id)
         elif job.attempts >= self._config.job_attempts:
             await self._end(job, "failed", status=JobStatus.FAILED, error="its workers died")
@@ -213,11 +219,17 @@ class Worker:
         self._attempts.add(attempt)
         try:
             assert isinstance(self._uploads.store, Readable)
-            content = self._uploads.store.content(upload)
+            content = GuardedContent(self._uploads.store.content(upload), functools.partial(self._permit, upload))
             arguments = {"upload": upload, "content": content, "facts": facts_of(jobs), "progress": attempt.progress}
             await attempt.run(arguments)
         finally:
             self._attempts.discard(attempt)
+
+    async def _permit(self, upload: Upload) -> None:
+        """Raise `Forbidden` if the upload is no longer what it was when its job began: quarantined, as a rule."""
+        status = (await self._uploads.find(upload.id)).status
+        if status is not upload.status:
+            raise Forbidden(f"the upload was {upload.status.value} and is {status.value} now")
 
     async def _end(self, job: Job, outcome: str, *, then_settle: bool = True, **changes: Any) -> None:
         """Record how an attempt ended; a result that comes too late is dropped."""

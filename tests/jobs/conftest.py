@@ -135,6 +135,19 @@ def shared_house(tmp_path_factory):
         yield house
 
 
+@pytest.fixture(scope="module")
+def shared_house_with(tmp_path_factory):
+    """A function that returns a running server with stages and further options, for the tests of a module."""
+    with contextlib.ExitStack() as servers:
+
+        def start(*options):
+            house = House(tmp_path_factory.mktemp("house"), *options)
+            servers.enter_context(house.server)
+            return house
+
+        yield start
+
+
 @pytest.fixture
 def make_house(tmp_path):
     """A function that returns a server with stages and further options that is not started yet."""

@@ -203,14 +203,20 @@ async def test_the_server_answers_while_checks_hang(make_house):
 
 
 async def test_stages_of_uploads_on_s3(make_house, s3):
-    """The same happens to an upload whose bytes are on S3; a verdict is in its manifest there."""
-    house = make_house(*s3.options("stages"))
+    """The same happens to an upload on S3, whose object is in quarantine meanwhile; a verdict is in its manifest."""
+    house = make_house(*s3.options("stages"), "--quarantine-prefix", "held")
     with house.server:
         url = await house.upload(check_second="refuse")
         assert (await house.ended(url))["status"] == "quarantined"
         assert (await house.tus.get(url)).refused("ERR_FORBIDDEN")
+        manifest = f"stages/{house.id_of(url)}.info"
+        assert s3.keys("stages/held/") == [f"stages/held/{house.id_of(url)}"]
+        assert s3.keys(f"stages/{house.id_of(url)}") == [manifest]
         await house.command("uploads", "release", house.id_of(url), "--reason", "fine")
         shown = await house.ended(url)
+        assert s3.keys("stages/held/") == []
+        assert s3.keys(f"stages/{house.id_of(url)}") == [f"stages/{house.id_of(url)}", manifest]
+        assert (await house.tus.get(url)).body == DATA
         for path in house.folder.glob("uploads/uploads.db*"):
             path.unlink()
         house.server.restart()

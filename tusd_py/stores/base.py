@@ -116,6 +116,27 @@ class Sweep(NamedTuple):
 
 
 @runtime_checkable
+class Movable(Protocol):
+    """A store that can keep an upload's bytes at another path, as a quarantine needs it.
+
+    `places.first` has to be asked where a new upload's bytes go, and `remove` frees what is `left` too.
+    """
+
+    async def move(self, upload: Upload, path: str) -> Upload:
+        """Have a complete upload's bytes at another path too, and return the record that says that they are there.
+
+        What is at the former path stays, and is `left` by the record's storage. It may be repeated after a crash.
+
+        Raises:
+            AlreadyExists: another's bytes are at that path.
+            Gone: the storage no longer has the upload.
+        """
+
+    async def clear(self, upload: Upload) -> None:
+        """Delete what is `left` by the record, be it whole or not; it is no error if nothing is there."""
+
+
+@runtime_checkable
 class Sweepable(Protocol):
     """A store in which a crash can leave things that belong to no upload."""
 

@@ -1,0 +1,54 @@
+"""Where an upload's bytes are, as pure functions: at home, or apart as long as no check has accepted them.
+
+What `Upload.storage` says of it: `path` is where the bytes are, `home` where they belong once they are accepted, if
+that is another place, and `left` a place with a copy that does not count: one that is being made, or the former one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
+from tusd_py.errors import Forbidden
+from tusd_py.models import Status, Upload
+
+
+def born(storage: Mapping[str, str], prefix: str | None, *, is_checked: bool) -> dict[str, str]:
+    """Return what a store is told of the place of a new upload: `under` which prefix it has to be.
+
+    Raises:
+        Forbidden: a plugin chose a path that is kept for what is not accepted.
+    """
+    if prefix and "path" in storage and PurePosixPath(storage["path"]).is_relative_to(prefix):
+        raise Forbidden(f"a plugin chose a path below {prefix}/, which is kept for what no check has accepted yet")
+    return {**storage, "under": prefix} if prefix and is_checked else {**storage}
+
+
+def first(storage: Mapping[str, str], own: str) -> dict[str, str]:
+    """Return what the record of a new upload says, whose bytes go to the path `own` if no plugin chose another."""
+    path = storage.get("path", own)
+    return {"path": f"{storage['under']}/{path}", "home": path} if "under" in storage else {"path": path}
+
+
+def due(upload: Upload, status: Status, prefix: str | None) -> str | None:
+    """Return the path at which the bytes have to be before the upload gets a status, or None if they are there."""
+    home = upload.storage.get("home")
+    # A part of a concatenation is never accepted by itself, so it stays where it was made.
+    if upload.is_partial:
+        return None
+    if status is Status.ACCEPTED:
+        return home
+    return f"{prefix}/{upload.storage.get('path', upload.id)}" if prefix and home is None else None
+
+
+def moved(upload: Upload, path: str) -> Upload:
+    """Return the record that says that the bytes are at `path`; where they were is left."""
+    former = upload.storage.get("path", upload.id)
+    rest = {name: value for name, value in upload.storage.items() if name not in ("home", "left")}
+    home = {} if upload.storage.get("home") == path else {"home": former}
+    return upload.changed(storage={**rest, **home, "path": path, "left": former})
+
+
+def settled(upload: Upload) -> Upload:
+    """Return the record that says that nothing is left at another place."""
+    return upload.changed(storage={name: value for name, value in upload.storage.items() if name != "left"})
