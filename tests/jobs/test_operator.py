@@ -37,9 +37,11 @@ async def test_release_and_quarantine(shared_house):
     assert [status for status, _ in told] == ["quarantined", "accepted", "quarantined"]
     assert told[1][1][0].endswith(": I know them")
 
-    # What ran when it was taken back is not heard any more, and runs again after another release.
+    # What ran when it was taken back does not get its bytes any more, and runs again after another release.
     (house.folder / "go").touch()
-    await wait_until(lambda: len(house.log(url, event="end", stage="deliver")) == 2)
+    [refused, _] = await wait_until(lambda: len(found := house.log(url, event="refused")) == 2 and found)
+    assert refused["error"] == "the upload was accepted and is quarantined now"
+    assert house.log(url, event="end", stage="deliver") == []
     assert {job["status"] for job in (await house.show(url))["jobs"] if job["stage"] == "deliver"} == {"waiting"}
     await house.command("uploads", "release", house.id_of(url), "--reason", "no, I was right")
     shown = await house.ended(url)

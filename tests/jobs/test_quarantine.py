@@ -1,5 +1,6 @@
 """With a prefix for the quarantine, nothing lies where accepted uploads lie but those, whatever dies in between."""
 
+import asyncio
 import itertools
 import os
 import tempfile
@@ -7,6 +8,10 @@ import tempfile
 import pytest
 
 from tusd_py.backends import Rules
+from tusd_py.claim import Claim
+from tusd_py.composer import compose
+from tusd_py.config import Config, ConfigError
+from tusd_py.errors import Forbidden
 from tusd_py.hooks.caller import Hooks
 from tusd_py.hooks.plugins import plugin_manager
 from tusd_py.hooks.specs import hookimpl
@@ -119,6 +124,40 @@ async def test_killed_amid_a_move_on_s3(make_house, s3):
                 assert s3.keys(f"moves/{name}") == [f"moves/{name}", f"moves/{name}.info"]
                 assert (await house.tus.get(url)).body == b"hello"
             assert s3.keys("moves/held/") == []
+
+
+async def test_places_that_cannot_be(tmp_path):
+    """No plugin can choose a path in quarantine, nor one that is kept for the server's own files once accepted."""
+    desk = Desk(tmp_path)
+    await desk.uploads.store.open()
+    for path in ("held/a", "./held/a", "uploads.db"):
+        with pytest.raises(Forbidden):
+            await Claim(desk.uploads._backends, new_upload(storage={"path": path}), 1).insert(None)
+    assert [path.name for path in tmp_path.iterdir()] == [".tusd-py"]
+
+
+def test_a_store_that_cannot_move(tmp_path):
+    """A server whose store of a plugin lacks what a quarantine needs does not start, and says why."""
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("""
+from tusd_py import hookimpl
+from tusd_py.stores.memory import MemoryStore
+
+class Fixed:
+    from_url = classmethod(lambda cls, url, config: cls())
+
+@hookimpl
+def register_stores(register):
+    register("store", "fixed", f"{__name__}:Fixed")
+""")
+    options = {"upload_dir": str(tmp_path), "plugin": [str(plugin)], "store": "fixed:", "quarantine_prefix": "held"}
+
+    async def start():
+        async with compose(Config(**options)):
+            pass
+
+    with pytest.raises(ConfigError, match="this store cannot move uploads"):
+        asyncio.run(start())
 
 
 class Died(BaseException):

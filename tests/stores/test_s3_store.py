@@ -537,12 +537,10 @@ async def test_key_of_a_form(make_store: Make, s3: S3Server, prefix: str) -> Non
 # Moves
 
 
-async def test_large_objects_are_moved_in_ranges(
-    make_store: Make, s3: S3Server, prefix: str, proxy: FaultProxy
-) -> None:
-    """What is too large for one call is copied by several, with its checksum, type and metadata; nothing else is left."""
-    store = await make_store(copy_bytes=6 * MIB)
-    data = some_bytes(12 * MIB + 1)
+async def test_moves_in_ranges(make_store: Make, s3: S3Server, prefix: str, proxy: FaultProxy) -> None:
+    """What is too large for one call is copied by several, with checksum, type and metadata; nothing else is left."""
+    store = await make_store(copy_bytes=10 * MIB)
+    data = some_bytes(10 * MIB + 2)
     metadata = {"filename": "a.pdf", "filetype": "application/pdf"}
     upload = await make_whole(store, data, metadata=metadata, storage={"under": "held"})
     proxy.once(Fault("refuse", status=400, code="InvalidRequest"), "UploadPartCopy", 2)
@@ -551,7 +549,7 @@ async def test_large_objects_are_moved_in_ranges(
     assert s3.multiparts(prefix) == []
     moved = await store.move(upload, upload.storage["home"])
     await store.clear(moved)
-    assert proxy.count()["UploadPartCopy"] >= 5
+    assert proxy.count()["UploadPartCopy"] >= 4
     assert s3.keys(f"{prefix}held/") == s3.multiparts(prefix) == []
     assert s3.read(prefix + upload.id) == data
     found = s3.call("head_object", Key=prefix + upload.id, ChecksumMode="ENABLED")

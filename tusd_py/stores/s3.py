@@ -395,12 +395,14 @@ class S3Store:
         copy = moved.changed(storage={**storage, "multipart": await self._begin(moved)})
         try:
             parts = await self._copy(copy, copy_plan([size], self.settings.copy_bytes), [source])
-            etag, _ = await self._assemble(copy.changed(parts=parts, tail=()))
+            try:
+                return (await self._assemble(copy.changed(parts=parts, tail=())))[0]
+            except Gone as error:  # the copy, and not what is copied
+                raise StoreUnavailable("a copy in the storage did not come about") from error
         except TusError:
             with contextlib.suppress(TusError):
                 await self._abort(copy)
             raise
-        return etag
 
     def _target(self, upload: Upload) -> Target:
         return Target(self.bucket, self.names, self.settings, upload)
