@@ -228,6 +228,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         timedelta, _setting(_Jobs, "A job whose worker has been silent for so long is begun again by another.")
     ] = timedelta(seconds=30)
 
+    worker_listen: Annotated[
+        str | None,
+        _setting(
+            _Jobs,
+            "HOST:PORT at which `tusd-py worker` serves /metrics, /healthz and /readyz, such as 127.0.0.1:9100; none "
+            "by default.",
+        ),
+    ] = None
+
     plugins: Annotated[
         dict[str, dict[str, Any]],
         _setting(_Plugin, "Tables of plugins' own settings, by plugin name (TOML only)."),
@@ -274,6 +283,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 problems.append("s3_key must not begin with quarantine_prefix")
         if self.create_rate < 0:
             problems.append(f"create_rate must be at least 0, not {self.create_rate}")
+        if self.worker_listen is not None:
+            host, _, port = self.worker_listen.rpartition(":")
+            if not host or not port.isdecimal() or int(port) > 65535:
+                problems.append(f"worker_listen must be HOST:PORT, not {self.worker_listen!r}")
         if (self.tls_cert is None) != (self.tls_key is None):
             problems.append("tls_cert and tls_key belong together: give both or none")
         if self.cors_credentials and "*" in self.cors_origin:

@@ -395,6 +395,8 @@ class Measure(msgspec.Struct, frozen=True):
         "receiving",
         "job",
         "job_wait",
+        "jobs",
+        "jobs_age",
     ]
     value: float
     labels: dict[str, str] = {}

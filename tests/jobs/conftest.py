@@ -42,7 +42,7 @@ class House:
 
     def worker(self):
         """Return a worker process that is not started yet."""
-        return WorkerProcess(*self.options, env=self.env)
+        return WorkerProcess("--worker-listen", "127.0.0.1:0", *self.options, env=self.env)
 
     @property
     def tus(self):

@@ -151,9 +151,15 @@ class ServerProcess:
 
 
 class WorkerProcess(ServerProcess):
-    """`tusd-py worker`, whose `url` is its name."""
+    """`tusd-py worker`, whose `url` is its name; `pages` is where it shows itself, given `--worker-listen`."""
 
     _ready = re.compile(r"^You can now leave jobs to: (\S+)\n", re.MULTILINE)
 
     def _command(self) -> list[str]:
         return ["worker"]
+
+    @property
+    def pages(self) -> str:
+        """The URL below which are its metrics and health checks, as the worker that was started last printed it."""
+        found: list[str] = re.findall(r"^It shows itself at: (\S+)$", self.output(), re.MULTILINE)
+        return found[-1]
