@@ -145,11 +145,12 @@ class Jobs:
     async def _judge(self, claim: Claim, status: Status, verdict: Verdict) -> None:
         """Record a decision, with the bytes where they have to be for it, and tell it."""
         await claim.place(status)
+        was_accepted = claim.upload.accepted_at is not None
         await claim.save(claim.upload.finished(status, now(), reason_of(verdict)))
         _log.info("verdict", upload=claim.upload.id, status=status.value, reasons=list(verdict.reasons))
         hooks = self._uploads.hooks
         hooks.post_verdict(claim.upload, verdict)
-        if status is Status.ACCEPTED:
+        if status is Status.ACCEPTED and not was_accepted:
             hooks.post_finish(claim.upload)
 
     async def _settle(self, claim: Claim) -> None:

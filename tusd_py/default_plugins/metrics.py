@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from tusd_py.hooks.specs import RegisterRoute, hookimpl
-from tusd_py.models import Measure, Request, Response, Status, Upload
+from tusd_py.hooks.specs import Measure, RegisterRoute, hookimpl
+from tusd_py.models import Request, Response, Status, Upload
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _LONG_SECONDS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
