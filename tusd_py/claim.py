@@ -162,17 +162,21 @@ class Claim:
         if (path := places.due(self.upload, status, self._rules.quarantine_prefix)) is None:
             return
         assert isinstance(self._store, Movable)
-        if "left" in self.upload.storage:
-            # Of a move that was cut off; the manifest may still name the place that is deleted now.
+        if not places.is_settled(self.upload) and self.upload.storage.get("moving") != path:
+            # Another move was cut off; the manifest may still name the place that is cleared now.
             await self._store.save(self.upload.changed(jobs=tuple(await self._backends.state.jobs(self.upload.id))))
             await self.tidy()
         # So that whoever goes on after a crash knows of both places.
-        await self.save(self.upload.changed(storage={**self.upload.storage, "left": path}))
-        self.upload = await self._intact(self._store.move(self.upload, path))
+        await self.save(places.moving(self.upload, path))
+        try:
+            self.upload = await self._intact(self._store.move(self.upload, path))
+        except AlreadyExists:
+            await self.save(places.settled(self.upload))
+            raise
 
     async def tidy(self) -> None:
-        """Delete what a move has left, and record that."""
-        if "left" in self.upload.storage:
+        """Delete what a move has left elsewhere, be it over or cut off, and record that."""
+        if not places.is_settled(self.upload):
             assert isinstance(self._store, Movable)
             await self._store.clear(self.upload)
             await self.save(places.settled(self.upload))

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 
 import structlog
 
+from tusd_py import places
 from tusd_py.claim import Claim
 from tusd_py.errors import Fenced, InvalidRequest, NotFound
 from tusd_py.models import Job, JobStatus, Status, Verdict, now
@@ -116,7 +117,7 @@ class Jobs:
     @contextlib.asynccontextmanager
     async def _claimed(self, upload_id: str) -> AsyncIterator[Claim]:
         async with self._uploads.claimed(upload_id) as claim:
-            if "left" in claim.upload.storage:
+            if not places.is_settled(claim.upload):
                 # A command was cut off between its decision and the end of a move that this needs.
                 await self._settle(claim)
             yield claim

@@ -1,7 +1,8 @@
 """Where an upload's bytes are, as pure functions: at home, or apart as long as no check has accepted them.
 
-What `Upload.storage` says of it: `path` is where the bytes are, `home` where they belong once they are accepted, if
-that is another place, and `left` a place with a copy that does not count: one that is being made, or the former one.
+What `Upload.storage` says of it: `path` is where the bytes are, and `home` where they belong once they are accepted, if
+that is another place. While they are moved, `moving` is where they will be, and there may or may not be a copy of them,
+or another's; then that is `path`, and `left` is where they were, and a copy of them may still be.
 """
 
 from __future__ import annotations
@@ -41,14 +42,25 @@ def due(upload: Upload, status: Status, prefix: str | None) -> str | None:
     return f"{prefix}/{upload.storage.get('path', upload.id)}" if prefix and home is None else None
 
 
+def moving(upload: Upload, path: str) -> Upload:
+    """Return the record that says that the bytes will be at `path`."""
+    return upload.changed(storage={**upload.storage, "moving": path})
+
+
 def moved(upload: Upload, path: str) -> Upload:
     """Return the record that says that the bytes are at `path`; where they were is left."""
     former = upload.storage.get("path", upload.id)
-    rest = {name: value for name, value in upload.storage.items() if name not in ("home", "left")}
+    rest = {name: value for name, value in upload.storage.items() if name not in ("home", "left", "moving")}
     home = {} if upload.storage.get("home") == path else {"home": former}
     return upload.changed(storage={**rest, **home, "path": path, "left": former})
 
 
+def is_settled(upload: Upload) -> bool:
+    """Whether there is no other place than `path` with bytes of the upload."""
+    return not upload.storage.keys() & {"left", "moving"}
+
+
 def settled(upload: Upload) -> Upload:
-    """Return the record that says that nothing is left at another place."""
-    return upload.changed(storage={name: value for name, value in upload.storage.items() if name != "left"})
+    """Return the record that says so."""
+    storage = {name: value for name, value in upload.storage.items() if name not in ("left", "moving")}
+    return upload.changed(storage=storage)

@@ -29,6 +29,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import structlog
 
+from tusd_py import places
 from tusd_py.composer import Parts
 from tusd_py.config import ConfigError, redacted
 from tusd_py.errors import Fenced, Forbidden, NotFound, Reject, StoreUnavailable, TusError
@@ -209,7 +210,7 @@ class Worker:
         except NotFound:
             await self._state.remove(upload_id)
             return
-        if "left" in upload.storage:
+        if not places.is_settled(upload):
             # A decision was cut off: first the bytes have to be where it wants them, and nowhere else.
             await self._jobs.settle(upload_id)
             await self._do(job_id)

@@ -7,11 +7,12 @@ import tempfile
 
 import pytest
 
+from tusd_py import places as places_of
 from tusd_py.backends import Rules
 from tusd_py.claim import Claim
 from tusd_py.composer import compose
 from tusd_py.config import Config, ConfigError
-from tusd_py.errors import Forbidden
+from tusd_py.errors import AlreadyExists, Forbidden
 from tusd_py.hooks.caller import Hooks
 from tusd_py.hooks.plugins import plugin_manager
 from tusd_py.hooks.specs import hookimpl
@@ -222,40 +223,73 @@ class Desk:
         self.uploads = Uploads(store, self.state, MemoryLocker(), self.hooks, Rules(quarantine_prefix="held"))
         self.jobs = Jobs(self.uploads)
 
+    async def do(self, decision, name):
+        """Finish an upload, or decide about it."""
+        if decision == "finish":
+            async with self.uploads.claimed(name) as claim:
+                await claim.finish()
+        else:
+            arguments = {"settle": (), "recheck": ("me",)}.get(decision, ("why", "me"))
+            await getattr(self.jobs, decision)(name, *arguments)
+
     async def work(self):
         """Do what a worker does first about jobs that are due."""
         for job in await self.state.due_jobs(now(), 10):
             await self.jobs.settle(job.upload_id)
 
 
-@pytest.mark.parametrize("decision", ["settle", "release", "quarantine", "recheck"])
+async def test_the_place_is_taken(tmp_path):
+    """What is where a released upload belongs stays there, also when the upload is removed; the upload stays apart."""
+    desk = Desk(tmp_path)
+    await desk.uploads.store.open()
+    upload = new_upload(length=5, offset=5, status=Status.QUARANTINED, finished_at=now(), storage={"under": "held"})
+    upload = await desk.uploads.store.create(upload)
+    (tmp_path / upload.storage["path"]).write_bytes(b"hello")
+    (tmp_path / upload.id).write_bytes(b"other")
+    await desk.state.insert(upload)
+    with pytest.raises(AlreadyExists):
+        await desk.jobs.release(upload.id, "why", "me")
+    found = await desk.uploads.find(upload.id)
+    assert (found.status, found.storage) == (Status.QUARANTINED, upload.storage)
+    # Also if the process died in between.
+    await desk.state.save(places_of.moving(found, upload.id), found.fence)
+    await desk.uploads.remove(upload.id)
+    assert (tmp_path / upload.id).read_bytes() == b"other"
+    assert not (tmp_path / upload.storage["path"]).exists()
+
+
+@pytest.mark.parametrize("decision", ["finish", "settle", "release", "quarantine", "recheck"])
 async def test_every_step_may_be_the_last(tmp_path, decision):
     """Wherever a decision is cut off, the bytes are safe, and are at the one right place when somebody has gone on."""
-    before = {"settle": Status.CHECKING, "release": Status.QUARANTINED}.get(decision, Status.ACCEPTED)
-    after = {"quarantine": Status.QUARANTINED, "recheck": Status.CHECKING}.get(decision, Status.ACCEPTED)
+    before = {"settle": Status.CHECKING, "release": Status.QUARANTINED, "finish": Status.RECEIVING}.get(
+        decision, Status.ACCEPTED
+    )
+    after = {"quarantine": Status.QUARANTINED, "settle": Status.ACCEPTED, "release": Status.ACCEPTED}.get(
+        decision, Status.CHECKING
+    )
     for steps in itertools.count():
         desk = Desk(tmp_path / str(steps))
         await desk.uploads.store.open()
         name = new_upload().id
         home = {"path": name}
         held = {"path": f"held/{name}", "home": name}
-        upload = new_upload(id=name, length=5, offset=5, status=before, finished_at=now())
-        upload = await desk.uploads.store.create(
-            upload.changed(storage={} if before is Status.ACCEPTED else {"under": "held"})
-        )
+        is_apart = before in (Status.CHECKING, Status.QUARANTINED)
+        storage = {"under": "held"} if is_apart else {}
+        upload = new_upload(id=name, length=5, offset=5, status=before, finished_at=now(), storage=storage)
+        upload = await desk.uploads.store.create(upload)
         paths = {path: tmp_path / str(steps) / path for path in (home["path"], held["path"])}
         paths[upload.storage["path"]].write_bytes(b"hello")
         is_due = {"due_at": now()} if decision == "settle" else {}
         check = new_job(name, "check", "checks", status=JobStatus.DONE, result={"ok": True, "reasons": []}, **is_due)
         await desk.state.insert(upload)
-        await desk.state.add_jobs([check.changed(ended_at=now())])
-        await desk.uploads.store.save(upload.changed(jobs=(check,)))
+        if decision != "finish":
+            await desk.state.add_jobs([check.changed(ended_at=now())])
+            await desk.uploads.store.save(upload.changed(jobs=(check,)))
 
         desk.begin(steps)
-        arguments = () if decision == "settle" else ("me",) if decision == "recheck" else ("why", "me")
         died = False
         try:
-            await getattr(desk.jobs, decision)(name, *arguments)
+            await desk.do(decision, name)
         except Died:
             died = True
         assert b"hello" in [path.read_bytes() for path in paths.values() if path.exists()]
@@ -264,9 +298,9 @@ async def test_every_step_may_be_the_last(tmp_path, decision):
         assert (await desk.uploads.store.load(name)).offset == 5
         await desk.work()
         found = await desk.uploads.find(name)
-        assert found.status in (before, after)
+        assert found.status in (before, after, Status.ASSEMBLING)
         if found.status is not after:
-            await getattr(desk.jobs, decision)(name, *arguments)
+            await desk.do(decision, name)
         found = await desk.uploads.find(name)
         assert found.status is after
         wanted = home if after is Status.ACCEPTED else held

@@ -119,7 +119,7 @@ class Sweep(NamedTuple):
 class Movable(Protocol):
     """A store that can keep an upload's bytes at another path, as a quarantine needs it.
 
-    `places.first` has to be asked where a new upload's bytes go, and `remove` frees what is `left` too.
+    `places.first` has to be asked where a new upload's bytes go, and `remove` frees what `clear` does too.
     """
 
     async def move(self, upload: Upload, path: str) -> Upload:
@@ -133,7 +133,10 @@ class Movable(Protocol):
         """
 
     async def clear(self, upload: Upload) -> None:
-        """Delete what is `left` by the record, be it whole or not; it is no error if nothing is there."""
+        """Delete what is `left` by the record, and what is at its `moving` if that is a copy of the upload's bytes.
+
+        It is no error if nothing is there.
+        """
 
 
 @runtime_checkable

@@ -187,8 +187,8 @@ class FileStore:
         """Delete the bytes first and the manifest last, so that a crash leaves nothing without a name."""
 
         def delete() -> None:
+            self._unlink_other(upload)
             self._path(upload).unlink(missing_ok=True)
-            self._unlink_left(upload)
             self._unverified(upload.id).unlink(missing_ok=True)
             (self.root / f"{upload.id}.info").unlink(missing_ok=True)
 
@@ -209,7 +209,7 @@ class FileStore:
 
     async def clear(self, upload: Upload) -> None:
         """Delete the other name, or the copy."""
-        await self._run(self._unlink_left, upload)
+        await self._run(self._unlink_other, upload)
 
     async def concatenate(self, upload: Upload, members: Sequence[Upload], progress: Progress) -> Upload:
         """Copy the members inside the kernel, sharing blocks where the filesystem can."""
@@ -292,11 +292,14 @@ class FileStore:
             raise Forbidden(f"the storage path of upload {upload.id} has a name of more than {MAX_NAME_BYTES} bytes")
         return path
 
-    def _unlink_left(self, upload: Upload) -> None:
-        if name := upload.storage.get("left"):
-            left = self._at(upload, name)
-            left.unlink(missing_ok=True)
-            self._unfinished(upload, left).unlink(missing_ok=True)
+    def _unlink_other(self, upload: Upload) -> None:
+        if left := upload.storage.get("left"):
+            self._at(upload, left).unlink(missing_ok=True)
+        if moving := upload.storage.get("moving"):
+            copy = self._at(upload, moving)
+            self._unfinished(upload, copy).unlink(missing_ok=True)
+            if files.is_copy(self._path(upload), copy):
+                copy.unlink()
 
     def _unfinished(self, upload: Upload, path: Path) -> Path:
         return path.with_name(f".{upload.id}.moving")

@@ -81,8 +81,8 @@ def link(source: Path, target: Path, unfinished: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.link(source, target)
     except (FileExistsError, NotADirectoryError):
-        # A copy that an attempt before this one has made is as good.
-        if not target.is_file() or not filecmp.cmp(source, target, shallow=False):
+        # An attempt before this one may have made it.
+        if not is_copy(source, target):
             raise AlreadyExists("another upload has this path") from None
     except OSError as error:
         if error.errno not in _NO_LINK:
@@ -90,3 +90,14 @@ def link(source: Path, target: Path, unfinished: Path) -> None:
         shutil.copy2(source, unfinished)
         sync(unfinished)
         unfinished.rename(target)
+
+
+def is_copy(source: Path, target: Path) -> bool:
+    """Whether a file is what `link` makes of another."""
+    if not source.is_file() or not target.is_file():
+        return False
+    one, other = source.stat(), target.stat()
+    if one.st_dev == other.st_dev:
+        return source.samefile(target)
+    # A copy has the time of what was copied; equal bytes alone can be those of another upload.
+    return one.st_mtime_ns == other.st_mtime_ns and filecmp.cmp(source, target, shallow=False)

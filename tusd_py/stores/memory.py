@@ -78,9 +78,9 @@ class MemoryStore:
 
     async def remove(self, upload: Upload) -> None:
         """Forget the upload."""
+        await self.clear(upload)
         self._manifests.pop(upload.id, None)
         self._bytes.pop(_path(upload), None)
-        await self.clear(upload)
 
     async def move(self, upload: Upload, path: str) -> Upload:
         """Keep the same bytes under another path too."""
@@ -92,6 +92,8 @@ class MemoryStore:
     async def clear(self, upload: Upload) -> None:
         """Forget the bytes under the other path."""
         self._bytes.pop(upload.storage.get("left", ""), None)
+        if (moving := upload.storage.get("moving")) and self._bytes.get(moving) is self._bytes.get(_path(upload)):
+            self._bytes.pop(moving, None)
 
     async def concatenate(self, upload: Upload, members: Sequence[Upload], progress: Progress) -> Upload:
         """Join the members' bytes."""

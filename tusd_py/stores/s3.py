@@ -202,8 +202,8 @@ class S3Store:
         await self._abort(upload)
         own = self.names.manifest(upload.id)
         keys = [key async for key, _ in self.bucket.keys(f"{self.prefix}{upload.id}.") if key != own]
-        await self.bucket.delete([*keys, self.names.key(upload)])
         await self.clear(upload)
+        await self.bucket.delete([*keys, self.names.key(upload)])
         await self.bucket.delete([own])
 
     async def concatenate(self, upload: Upload, members: Sequence[Upload], progress: Progress) -> Upload:
@@ -239,8 +239,12 @@ class S3Store:
 
     async def clear(self, upload: Upload) -> None:
         """Delete the other object; of a copy that was cut off the reaper removes the parts."""
-        if path := upload.storage.get("left"):
-            await self.bucket.delete([self.names.at(upload, path)])
+        if left := upload.storage.get("left"):
+            await self.bucket.delete([self.names.at(upload, left)])
+        if moving := upload.storage.get("moving"):
+            copy = places.moved(upload, moving)
+            if await self.lists.whole(copy) is not None:
+                await self.bucket.delete([self.names.key(copy)])
 
     def content(self, upload: Upload) -> S3Content:
         """Return the object's bytes, or those of the segments of an upload that has no parts yet."""

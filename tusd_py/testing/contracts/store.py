@@ -381,14 +381,28 @@ class MovableContract(StoreFixtures):
         assert await self._bytes(store, one) == b"one"
         assert await self._bytes(store, two) == b"two"
 
+    async def test_clear_what_was_begun(self, store: Store) -> None:
+        """Of a move that was cut off the copy is deleted if there is one, and never what is another's."""
+        assert isinstance(store, Movable)
+        other = await store.finish(await self._stored(store, b"01234", storage={"path": "folder/name"}))
+        upload = await self._apart(store, b"01234")
+        home = upload.storage["home"]
+        await store.clear(places.moving(upload, home))
+        await store.move(upload, home)
+        await store.clear(places.moving(upload, home))
+        with pytest.raises(Gone):
+            await self._bytes(store, places.moved(upload, home))
+        await store.clear(places.moving(upload, "folder/name"))
+        for each in (upload, other):
+            assert await self._bytes(store, each) == b"01234"
+
     async def test_remove_amid_a_move(self, store: Store) -> None:
         """Of an upload whose move is not over, neither copy is left."""
         assert isinstance(store, Movable)
         assert isinstance(store, Terminable)
         upload = await self._apart(store, b"01234")
         await store.move(upload, upload.storage["home"])
-        begun = upload.changed(storage={**upload.storage, "left": upload.storage["home"]})
-        await store.remove(begun)
+        await store.remove(places.moving(upload, upload.storage["home"]))
         for record in (upload, places.moved(upload, upload.storage["home"])):
             with pytest.raises(Gone):
                 await self._bytes(store, record)
