@@ -27,6 +27,7 @@ from tusd_py.testing.faults import Call, Fault, FaultProxy
 from tusd_py.uploads import Uploads
 
 HELD = ("--quarantine-prefix", "held")
+SOON = ("--job-lease", "700ms")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ async def test_parts_stay_in_quarantine(held_house):
 
 async def test_killed_amid_a_move_to_another_disk(make_house):
     """A server that dies while it copies an accepted upload leaves no half of it where consumers look."""
-    house = make_house(*HELD)
+    house = make_house(*HELD, *SOON)
     uploads = house.folder / "uploads"
     uploads.mkdir()
     other = next(place for place in ("/dev/shm", "/var/tmp", "/tmp") if os.stat(place).st_dev != uploads.stat().st_dev)
@@ -107,9 +108,10 @@ async def test_killed_amid_a_move_to_another_disk(make_house):
 async def test_killed_amid_a_move_on_s3(make_house, s3):
     """Neither a death while the object is copied nor one while the other is deleted leaves it lost or at two places."""
     with FaultProxy(s3.endpoint) as proxy:
-        house = make_house(*s3.options("moves"), "--s3-endpoint", proxy.endpoint, *HELD)
+        house = make_house(*s3.options("moves"), "--s3-endpoint", proxy.endpoint, *HELD, *SOON)
         with house.server as server:
             for fault in (("PutObject", "lose"), ("DeleteObject", "hang")):
+                (house.folder / "go").unlink(missing_ok=True)
                 url = await house.upload(check_first="wait")
                 name, (operation, kind) = house.id_of(url), fault
                 await wait_until(lambda url=url: house.log(url, event="begin", plugin="first"))
@@ -119,7 +121,6 @@ async def test_killed_amid_a_move_on_s3(make_house, s3):
                 await wait_until(lambda hit=hit: hit in proxy.calls)
                 server.kill()
                 proxy.heal()
-                (house.folder / "go").unlink()
                 server.start()
                 assert (await house.ended(url))["status"] == "accepted"
                 assert s3.keys(f"moves/{name}") == [f"moves/{name}", f"moves/{name}.info"]
