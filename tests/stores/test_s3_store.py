@@ -14,8 +14,8 @@ from typing import Any
 import crc32c
 import pytest
 
+from tusd_py.backends import Rules
 from tusd_py.body import Body
-from tusd_py.claim import Rules
 from tusd_py.errors import AlreadyExists, Forbidden, Gone, NotFinished, StoreUnavailable, TusError
 from tusd_py.hooks.caller import Hooks
 from tusd_py.hooks.plugins import plugin_manager
