@@ -23,7 +23,7 @@ from tusd_py.cli import cli
 from tusd_py.default_plugins.metrics import Metrics
 from tusd_py.hooks import specs
 from tusd_py.hooks.plugins import hook_names
-from tusd_py.models import Action, Content, Measure, Verdict
+from tusd_py.models import Action, Content, Verdict
 from tusd_py.settings import fields, show
 from tusd_py.web.status import openapi
 
@@ -68,7 +68,7 @@ def hooks() -> str:
 def values() -> str:
     """Return the fields of the values that hooks get and return."""
     parts = [f"`Action` is one of {', '.join(f'`{action}`' for action in get_args(Action))}.\n"]
-    for kind in (Request, Upload, Content, Identity, Changes, Response, Verdict, Measure):
+    for kind in (Request, Upload, Content, Identity, Changes, Response, Verdict, specs.Measure):
         [tree] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
         assert isinstance(tree, ast.ClassDef)
         rows, body = [], tree.body

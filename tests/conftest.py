@@ -249,7 +249,21 @@ def people(server_with: Callable[..., ServerProcess], tmp_path_factory: pytest.T
 REDIS = {"valkey": valkey_binary(), "redis": TOOLS["needs_redis"][0]}
 BOTH = ["valkey", pytest.param("redis", marks=pytest.mark.needs_redis)]
 # The indexes of records, which live as long as there are any.
-INDEXES = {"all", "status", "owner", "both", "due", "waiting", "highest", "kept", "jobs", "jobdue", "joball", "jobin"}
+INDEXES = {
+    "all",
+    "status",
+    "owner",
+    "both",
+    "due",
+    "waiting",
+    "highest",
+    "kept",
+    "jobs",
+    "jobdue",
+    "jobqueue",
+    "joball",
+    "jobin",
+}
 
 
 @pytest.fixture(scope="session", params=BOTH)

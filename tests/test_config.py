@@ -61,6 +61,7 @@ def example(field):
         "s3_key": "in/{id}",
         "s3_part_size": "6MiB",
         "s3_memory": "96MiB",
+        "worker_listen": "127.0.0.1:9100",
     }
     if field.choices:
         text = next(choice for choice in field.choices if choice != field.default)
@@ -118,6 +119,9 @@ def test_tables_of_plugins_come_from_the_file(toml):
         ('behind_proxy = ["everybody"]', "behind_proxy: 'everybody' does not appear to be an IPv4"),
         ("plugins = 5", "plugins: Expected `object`"),
         ('s3_key = "{date}"', "s3_key must contain {id}"),
+        ('worker_listen = "9100"', "worker_listen must be HOST:PORT"),
+        ('quarantine_prefix = "/held"', "quarantine_prefix must be names of letters"),
+        ('quarantine_prefix = "in"\ns3_key = "in/{id}"', "s3_key must not begin with quarantine_prefix"),
         ('s3_part_size = "4MiB"', "s3_part_size must be between 5MiB and 5GiB"),
         ('s3_memory = "8MiB"', "s3_memory must hold two parts"),
         ("s3_concurrency = 0", "s3_concurrency must be at least 1"),

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tusd_py.backends import Rules
 from tusd_py.body import Body
-from tusd_py.claim import Rules
 from tusd_py.errors import (
     AlreadyExists,
     Fenced,

@@ -11,100 +11,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import NoReturn, TypeVar
 
-import msgspec
 import structlog
 
-from tusd_py.body import Bodies, Body
-from tusd_py.errors import AlreadyExists, Gone, NotFinished, NotFound, Reject, StorageFull, TusError
-from tusd_py.hooks.caller import Hooks
+from tusd_py import places
+from tusd_py.backends import Backends
+from tusd_py.body import Body
+from tusd_py.errors import AlreadyExists, Gone, NotFinished, Reject, StorageFull, TusError
 from tusd_py.models import Request, Status, Upload, now, total_length
-from tusd_py.stages import first_status, opened, planned, restored
-from tusd_py.state.base import State
-from tusd_py.stores.base import Concatenable, Progress, Readable, Store, Terminable
+from tusd_py.stages import first_status, opened, planned
+from tusd_py.stores.base import Concatenable, Movable, Progress, Readable
 
 T = TypeVar("T")
 _log = structlog.get_logger("tusd_py.uploads")
-
-
-class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits and times that the lifecycle obeys; sizes in bytes, waits in seconds."""
-
-    max_size: int | None = None
-    expire_after: timedelta | None = None
-    remember_ended: timedelta = timedelta(days=7)
-    lock_timeout: float = 10
-    progress_interval: float = 1
-    head_size: int = 64 * 1024
-    concatenation_unfinished: bool = False
-
-    def room(self, upload: Upload) -> int | None:
-        """Return how many more bytes the upload may get, or None if that is open."""
-        most = self.max_size if upload.length is None else upload.length
-        return None if most is None else most - upload.offset
-
-
-@dataclass(frozen=True)
-class Backends:
-    """What uploads are made of."""
-
-    store: Store
-    state: State
-    hooks: Hooks
-    rules: Rules
-    bodies: Bodies
-    jobs_due: asyncio.Event
-    """Set when there may be jobs to begin."""
-
-    async def find(self, upload_id: str) -> Upload:
-        """Return the record, made again from the store if there is none.
-
-        Raises:
-            NotFound: the store has no such upload either.
-        """
-        return await self.state.get(upload_id) or await self.rebuild(upload_id)
-
-    async def rebuild(self, upload_id: str) -> Upload:
-        """Make the record of an upload again from its manifest and bytes.
-
-        Raises:
-            NotFound: the store has no such upload.
-        """
-        upload = await self.store.load(upload_id)
-        if upload is None:
-            raise NotFound()
-        jobs = restored(upload.status, upload.jobs, now())
-        # The numbers of locks may begin anew where the records do.
-        upload = upload.changed(fence=0, jobs=())
-        if not upload.status.is_finished and self.rules.expire_after:
-            upload = upload.changed(expires_at=now() + self.rules.expire_after)
-        try:
-            # Before the record, for nobody would miss them once that is there.
-            await self.state.add_jobs(jobs)
-            await self.state.insert(upload)
-            _log.info("record made from the manifest", upload=upload_id, offset=upload.offset)
-        except AlreadyExists:
-            return await self.find(upload_id)
-        except StorageFull:
-            _log.warning("no space for the record", upload=upload_id)
-        self.jobs_due.set()
-        return upload
-
-    async def remove_bytes(self, upload: Upload) -> None:
-        """Free an upload's bytes; a failure is for the operator, not for who asked."""
-        if isinstance(self.store, Terminable):
-            try:
-                await self.store.remove(upload)
-            except TusError as error:
-                _log.error("could not free the bytes of an upload", upload=upload.id, error=error.message)
-
-    async def first_bytes(self, upload: Upload, count: int) -> bytes:
-        """Return the first `count` stored bytes."""
-        assert isinstance(self.store, Readable)
-        return b"".join([chunk async for chunk in self.store.content(upload).chunks(0, count)])
 
 
 class Claim:
@@ -131,6 +51,8 @@ class Claim:
         upload = self.upload.changed(created_at=at, updated_at=at, expires_at=expires, fence=self._fence)
         if await self._backends.state.get(upload.id) is not None:
             raise AlreadyExists()
+        prefix, is_checked = self._rules.quarantine_prefix, self._hooks.has("check")
+        upload = upload.changed(storage=places.born(upload.storage, prefix, is_checked=is_checked))
         upload = await self._store.create(upload)
         try:
             await self._backends.state.insert(upload)
@@ -220,15 +142,44 @@ class Claim:
             assert isinstance(self._store, Readable)
             await self._refusable(self._hooks.pre_finish(self.upload, self._store.content(self.upload)))
         jobs = planned(self.upload, self._hooks.plugins_of, now())
+        await self.place(first_status(jobs))
         upload = self.upload.finished(first_status(jobs), now())
         await self._store.save(upload.changed(jobs=tuple(jobs)))
         # Before the record, for nobody would miss them once that is there.
         await self._backends.state.add_jobs(opened(upload.status, jobs, now()))
         await self.save(upload)
+        await self.tidy()
         self.is_newly_finished = True
         self._backends.jobs_due.set()
         if not upload.is_partial and upload.status is Status.ACCEPTED:
             self._hooks.post_finish(self.upload)
+
+    async def place(self, status: Status) -> None:
+        """Have the bytes where those of an upload with this status are, before the record says that it has it.
+
+        After that the record, then the manifest have to be saved; then `tidy` may delete what is left.
+        """
+        if (path := places.due(self.upload, status, self._rules.quarantine_prefix)) is None:
+            return
+        assert isinstance(self._store, Movable)
+        if not places.is_settled(self.upload) and self.upload.storage.get("moving") != path:
+            # Another move was cut off; the manifest may still name the place that is cleared now.
+            await self._store.save(self.upload.changed(jobs=tuple(await self._backends.state.jobs(self.upload.id))))
+            await self.tidy()
+        # So that whoever goes on after a crash knows of both places.
+        await self.save(places.moving(self.upload, path))
+        try:
+            self.upload = await self._intact(self._store.move(self.upload, path))
+        except AlreadyExists:
+            await self.save(places.settled(self.upload))
+            raise
+
+    async def tidy(self) -> None:
+        """Delete what a move has left elsewhere, be it over or cut off, and record that."""
+        if not places.is_settled(self.upload):
+            assert isinstance(self._store, Movable)
+            await self._store.clear(self.upload)
+            await self.save(places.settled(self.upload))
 
     async def assemble(self) -> None:
         """Put a final upload together if all its members are complete; a crashed attempt is repeated from the start."""

@@ -22,7 +22,7 @@ def worker(sources: Sources) -> None:
 
     The queue has to be in Redis (--redis or --jobs); any number of workers can share it.
     """
-    from tusd_py.worker import work  # not at the top, for the other commands do not need it
+    from tusd_py.web.work import work  # not at the top, for the other commands do not need it
 
     logs.configure(sources.config)
     reported(lambda: asyncio.run(work(sources.config)))

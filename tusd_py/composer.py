@@ -10,7 +10,7 @@ from typing import Any
 
 import pluggy
 
-from tusd_py.claim import Rules
+from tusd_py.backends import Rules
 from tusd_py.config import Config, ConfigError, redacted
 from tusd_py.default_plugins import default_plugins
 from tusd_py.default_plugins.access import Access
@@ -22,6 +22,7 @@ from tusd_py.hooks.specs import RegisterRoute
 from tusd_py.models import Action
 from tusd_py.protocol import extensions_for
 from tusd_py.protocol.core import Protocol
+from tusd_py.stores.base import Movable
 from tusd_py.uploads import Uploads
 
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
@@ -132,6 +133,8 @@ async def compose(config: Config, plugins: Mapping[str, object] | None = None) -
     for name, plugin in (plugins or {}).items():
         manager.register(plugin, name)
     store = make_backend("store", config.store_url, config, manager)
+    if config.quarantine_prefix and not isinstance(store, Movable):
+        raise ConfigError("quarantine_prefix: this store cannot move uploads")
     state = make_backend("state", config.state_url, config, manager)
     locker = make_backend("locker", config.locker_url, config, manager)
     hooks = Hooks(
@@ -178,4 +181,5 @@ def _rules(config: Config) -> Rules:
         progress_interval=config.progress_interval.total_seconds(),
         head_size=config.head_size,
         concatenation_unfinished=config.concatenation_unfinished,
+        quarantine_prefix=config.quarantine_prefix,
     )

@@ -79,6 +79,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         _setting(_Store, "What a crash left in the storage that belongs to no upload is removed after so long."),
     ] = timedelta(days=1)
 
+    quarantine_prefix: Annotated[
+        str | None,
+        _setting(
+            _Store,
+            "Folder, or prefix of keys, in the store for the bytes of uploads that no check has accepted; by default "
+            "they lie among the others.",
+        ),
+    ] = None
+
     s3_endpoint: Annotated[
         str | None, _setting(_S3, "URL of an S3 service; Amazon's by default. Keys and region come from AWS_*.")
     ] = None
@@ -219,6 +228,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         timedelta, _setting(_Jobs, "A job whose worker has been silent for so long is begun again by another.")
     ] = timedelta(seconds=30)
 
+    worker_listen: Annotated[
+        str | None,
+        _setting(
+            _Jobs,
+            "HOST:PORT at which `tusd-py worker` serves /metrics, /healthz and /readyz, such as 127.0.0.1:9100; none "
+            "by default.",
+        ),
+    ] = None
+
     plugins: Annotated[
         dict[str, dict[str, Any]],
         _setting(_Plugin, "Tables of plugins' own settings, by plugin name (TOML only)."),
@@ -258,8 +276,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             problems.append("s3_memory must hold two parts at least (s3_part_size)")
         if "{id}" not in self.s3_key:
             problems.append("s3_key must contain {id}, or uploads would replace each other")
+        if self.quarantine_prefix is not None:
+            if not re.fullmatch(r"[\w-]+(/[\w-]+)*", self.quarantine_prefix, re.ASCII):
+                problems.append("quarantine_prefix must be names of letters, digits, - and _, with / between them")
+            if f"{self.s3_key}/".startswith(f"{self.quarantine_prefix}/"):
+                problems.append("s3_key must not begin with quarantine_prefix")
         if self.create_rate < 0:
             problems.append(f"create_rate must be at least 0, not {self.create_rate}")
+        if self.worker_listen is not None:
+            host, _, port = self.worker_listen.rpartition(":")
+            if not host or not port.isdecimal() or int(port) > 65535:
+                problems.append(f"worker_listen must be HOST:PORT, not {self.worker_listen!r}")
         if (self.tls_cert is None) != (self.tls_key is None):
             problems.append("tls_cert and tls_key belong together: give both or none")
         if self.cors_credentials and "*" in self.cors_origin:

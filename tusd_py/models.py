@@ -187,6 +187,8 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
     tail: tuple[Segment, ...] = ()
     """What is stored behind the parts, in order."""
     finished_at: datetime | None = None
+    accepted_at: datetime | None = None
+    """When it was accepted for the first time."""
     expires_at: datetime | None = None
     fence: int = 0
     """Number of the lock under which the record was last changed."""
@@ -267,6 +269,7 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
             status=status,
             updated_at=at,
             finished_at=self.finished_at or at,
+            accepted_at=self.accepted_at or (at if status is Status.ACCEPTED else None),
             expires_at=self.expires_at if self.is_partial else None,
             reason=reason,
         )
@@ -379,22 +382,3 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     ok: bool
     reasons: Sequence[str] = ()
-
-
-class Measure(msgspec.Struct, frozen=True):
-    """One figure about the server's own work, for the `post_measure` hook."""
-
-    name: Literal[
-        "request",
-        "lock_wait",
-        "lock_handover",
-        "hook",
-        "event_dropped",
-        "bytes_received",
-        "chunk",
-        "receiving",
-        "job",
-        "job_wait",
-    ]
-    value: float
-    labels: dict[str, str] = {}

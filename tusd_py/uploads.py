@@ -16,8 +16,9 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from tusd_py.backends import Backends, Rules
 from tusd_py.body import Bodies, Body
-from tusd_py.claim import Backends, Claim, Rules
+from tusd_py.claim import Claim
 from tusd_py.errors import AlreadyExists, Forbidden, Gone, InvalidConcat, Locked, NotFinished, NotFound, TusError
 from tusd_py.headers import format_upload_metadata
 from tusd_py.hooks.caller import Hooks
@@ -141,16 +142,12 @@ class Uploads:
         """
         upload = await self.find(upload_id)
         await self.hooks.authorize(request, "read", upload)
-        upload.check_present()
-        if upload.status is Status.QUARANTINED:
-            raise Forbidden(f"the upload is in quarantine: {upload.reason or 'a check failed'}")
-        if upload.status is Status.CHECKING:
-            raise Forbidden("the upload is being checked, and can be read once it has passed")
-        # No plugin has looked at a part; they see the whole that is made of it.
-        if upload.status is not Status.ACCEPTED or upload.is_partial:
-            raise NotFinished()
+        _check_readable(upload)
+        checked = await self._checked(upload)
+        # If its bytes were not there any more, they may have been put into quarantine meanwhile.
+        _check_readable(checked)
         assert isinstance(self.store, Readable)
-        return upload, self.store.content(await self._checked(upload))
+        return checked, self.store.content(checked)
 
     async def terminate(self, request: Request, upload_id: str) -> Upload:
         """Remove an upload for a client, and return its tombstone."""
@@ -373,6 +370,17 @@ class Uploads:
                     await waiting.recover()
             except TusError as error:
                 _log.warning("a concatenation has to wait", upload=final.id, error=error.message)
+
+
+def _check_readable(upload: Upload) -> None:
+    upload.check_present()
+    if upload.status is Status.QUARANTINED:
+        raise Forbidden(f"the upload is in quarantine: {upload.reason or 'a check failed'}")
+    if upload.status is Status.CHECKING:
+        raise Forbidden("the upload is being checked, and can be read once it has passed")
+    # No plugin has looked at a part; they see the whole that is made of it.
+    if upload.status is not Status.ACCEPTED or upload.is_partial:
+        raise NotFinished()
 
 
 def _final_id(draft: Upload, attempt: int) -> str:

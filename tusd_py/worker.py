@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import random
 import secrets
-import signal
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -29,9 +29,11 @@ from urllib.parse import parse_qsl, urlencode
 
 import structlog
 
-from tusd_py.composer import Parts, compose
-from tusd_py.config import Config, ConfigError, redacted
-from tusd_py.errors import Fenced, NotFound, Reject, StoreUnavailable, TusError
+from tusd_py import places
+from tusd_py.composer import Parts
+from tusd_py.config import ConfigError, redacted
+from tusd_py.errors import Fenced, Forbidden, NotFound, Reject, StoreUnavailable, TusError
+from tusd_py.guarded import GuardedContent
 from tusd_py.hooks.specs import STAGES
 from tusd_py.jobs import Jobs
 from tusd_py.models import Job, JobStatus, Upload, now
@@ -56,21 +58,21 @@ def own_name() -> str:
 
 
 @contextlib.asynccontextmanager
-async def working(parts: Parts, *, runs: bool | None = None) -> AsyncIterator[None]:
+async def working(parts: Parts, *, runs: bool | None = None) -> AsyncIterator[Worker | None]:
     """Hand out jobs meanwhile, and do them if `runs`, or by default if the queue is in this process's memory.
 
-    Nothing happens if no plugin has a stage.
+    Nothing happens, and nobody works, if no plugin has a stage.
 
     Raises:
         ConfigError: the package for jobs is missing.
     """
     if not any(parts.hooks.has(stage) for stage in STAGES):
-        yield
+        yield None
         return
     worker = Worker(parts, runs=parts.config.jobs_url.startswith("memory:") if runs is None else runs)
     task = asyncio.create_task(worker.run(), name="jobs")
     try:
-        yield
+        yield worker
     finally:
         worker.stop()
         task.cancel()
@@ -101,6 +103,8 @@ class Worker:
         self._url, self._queue = _queue_of(parts.config.jobs_url)
         self._attempts: set[_Attempt] = set()
         self._is_stopping = False
+        self.problem: str | None = "the queue of jobs is not open yet"
+        """Why jobs can be neither handed out nor done now, or None if they can."""
         logging.getLogger("docket").setLevel(logging.WARNING)
 
     async def run(self) -> None:
@@ -109,6 +113,7 @@ class Worker:
             try:
                 await self._work()
             except Exception as error:
+                self.problem = f"the queue of jobs failed: {type(error).__name__}"
                 _log.warning("the queue of jobs failed; it is opened anew", error=f"{type(error).__name__}: {error}")
             await asyncio.sleep(PROGRESS_SECONDS)
 
@@ -130,6 +135,8 @@ class Worker:
             queue.register(run_job)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._hand_out(queue))
+                group.create_task(self._measure())
+                self.problem = None
                 if self._runs:
                     worker = await stack.enter_async_context(
                         self._docket.Worker(
@@ -163,6 +170,23 @@ class Worker:
                 async with asyncio.timeout(min(POLL_SECONDS, lease / 3)):
                     await due.wait()
 
+    async def _measure(self) -> None:
+        """Tell now and then how many jobs of all uploads wait and run, and how long the first has waited."""
+        while True:
+            try:
+                found = {(queued.stage, queued.status): queued for queued in await self._state.queue()}
+            except TusError as error:
+                _log.warning("could not count jobs", error=error.message)
+            else:
+                for stage in STAGES:
+                    for status in (JobStatus.WAITING, JobStatus.RUNNING):
+                        queued = found.get((stage, status))
+                        self._hooks.measure("jobs", queued.count if queued else 0, stage=stage, status=status.value)
+                    first = found.get((stage, JobStatus.WAITING))
+                    age = (now() - first.due_at).total_seconds() if first else 0.0
+                    self._hooks.measure("jobs_age", max(0.0, age), stage=stage)
+            await asyncio.sleep(POLL_SECONDS)
+
     async def _look_at(self, job_id: str) -> None:
         """Do what a job needs that is due, whatever that is."""
         with structlog.contextvars.bound_contextvars(job=job_id):
@@ -186,7 +210,11 @@ class Worker:
         except NotFound:
             await self._state.remove(upload_id)
             return
-        if job.status.has_ended or not may_run(job, upload.status, jobs):
+        if not places.is_settled(upload):
+            # A decision was cut off: first the bytes have to be where it wants them, and nowhere else.
+            await self._jobs.settle(upload_id)
+            await self._do(job_id)
+        elif job.status.has_ended or not may_run(job, upload.status, jobs):
             await self._jobs.settle(upload_id)
         elif job.attempts >= self._config.job_attempts:
             await self._end(job, "failed", status=JobStatus.FAILED, error="its workers died")
@@ -213,11 +241,17 @@ class Worker:
         self._attempts.add(attempt)
         try:
             assert isinstance(self._uploads.store, Readable)
-            content = self._uploads.store.content(upload)
+            content = GuardedContent(self._uploads.store.content(upload), functools.partial(self._permit, upload))
             arguments = {"upload": upload, "content": content, "facts": facts_of(jobs), "progress": attempt.progress}
             await attempt.run(arguments)
         finally:
             self._attempts.discard(attempt)
+
+    async def _permit(self, upload: Upload) -> None:
+        """Raise `Forbidden` if the upload is no longer what it was when its job began: quarantined, as a rule."""
+        status = (await self._uploads.find(upload.id)).status
+        if status is not upload.status:
+            raise Forbidden(f"the upload was {upload.status.value} and is {status.value} now")
 
     async def _end(self, job: Job, outcome: str, *, then_settle: bool = True, **changes: Any) -> None:
         """Record how an attempt ended; a result that comes too late is dropped."""
@@ -351,22 +385,3 @@ def _queue_of(url: str) -> tuple[str, str]:
     prefix = options.get("prefix", "tusd-py")
     rest = urlencode({name: value for name, value in options.items() if name not in _OWN_OPTIONS})
     return (f"{address}?{rest}" if rest else address), f"{prefix}-jobs"
-
-
-async def work(config: Config) -> None:
-    """Do jobs until SIGTERM or SIGINT.
-
-    Raises:
-        ConfigError: there is nothing to do in this process.
-    """
-    if config.jobs_url.startswith("memory:"):
-        raise ConfigError("with jobs in memory: the server does them itself; set redis, or jobs to a URL of Redis")
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with compose(config) as parts:
-        if not any(parts.hooks.has(stage) for stage in STAGES):
-            raise ConfigError("no plugin has a stage (check, describe, deliver), so there is nothing to do")
-        async with working(parts, runs=True):
-            print(f"You can now leave jobs to: {own_name()}", flush=True)  # noqa: T201 - the one line for who waits
-            await stop.wait()

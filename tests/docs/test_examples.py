@@ -11,7 +11,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -179,9 +181,134 @@ def test_07_plugin_deliver_events_without_a_secret():
 
 
 @pytest.mark.parametrize("options", [[], ["--scale-out"]])
-def test_12_pipeline(tmp_path, options):
+def test_11_pipeline(tmp_path, options):
     """Clean datasets are accepted and delivered, the others are quarantined for what is wrong with them."""
-    done = script("12_pipeline.py", "--megabytes", "4", *options, cwd=tmp_path)
+    done = script("11_pipeline.py", "--megabytes", "4", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("\nall as it should be\n")
     assert [line.split()[-1] for line in done.stdout.splitlines()[1:4]] == ["accepted"] * 3
+
+
+DELIVERIES = ["08_plugin_deliver_webhook", "09_plugin_deliver_split", "10_plugin_deliver_embeddings"]
+
+
+class Receiver:
+    """A receiver of webhooks on a free port, which gives the answers that it is told to."""
+
+    def __init__(self):
+        """Answer 204 until told otherwise."""
+        self.answers, self.received = [], []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                receiver.received.append((self.headers, self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(receiver.answers.pop(0) if receiver.answers else 204)
+                self.end_headers()
+
+            def log_message(self, *arguments):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/uploads"
+
+
+@pytest.fixture(scope="module")
+def deliveries(tmp_path_factory):
+    """A server with the plugins that deliver, and where they deliver to."""
+    folder, receiver = tmp_path_factory.mktemp("deliveries"), Receiver()
+    names = DELIVERIES
+    config = folder / "tusd-py.toml"
+    config.write_text(f"""
+plugin = {[str(EXAMPLES / f"{name}.py") for name in names]}
+job_backoff = "50ms"
+[plugins.{names[0]}]
+url = "{receiver.url}"
+secret = "whsec_c2VzYW1l"
+[plugins.{names[1]}]
+folder = "{folder / "sets"}"
+validation = 0.2
+[plugins.{names[2]}]
+database = "{folder / "vectors.db"}"
+""")
+    thread = threading.Thread(target=receiver.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        with ServerProcess("--config", str(config), "--upload-dir", str(folder / "uploads")) as server:
+            yield RawClient(server.url), folder, receiver
+    finally:
+        receiver.server.shutdown()
+        thread.join()
+        receiver.server.server_close()
+
+
+async def delivered(tus, name, data):
+    """Upload a file, and return its id and its jobs by plugin when all have ended."""
+    url = await tus.create(len(data), {"Upload-Metadata": format_upload_metadata({"filename": name})}, data)
+    found = await shown(tus, url, lambda found: all(job["ended_at"] for job in found["jobs"]))
+    return found["id"], {job["plugin"]: job for job in found["jobs"]}
+
+
+async def test_08_plugin_deliver_webhook(deliveries):
+    """The event comes signed, again after a failure with the same id, and not again if the receiver wants none."""
+    tus, folder, receiver = deliveries
+    receiver.answers = [503]
+    upload_id, jobs = await delivered(tus, "a.bin", b"hello")
+    assert (jobs["08_plugin_deliver_webhook"]["status"], jobs["08_plugin_deliver_webhook"]["attempts"]) == ("done", 2)
+    first, (headers, body) = receiver.received
+    event = json.loads(body)
+    assert headers["Content-Type"] == "application/cloudevents+json"
+    assert (event["specversion"], event["id"], event["subject"]) == ("1.0", f"{upload_id}.accepted", upload_id)
+    assert event["data"]["url"] == (folder / "uploads" / upload_id).as_uri()
+    assert first[0]["webhook-id"] == headers["webhook-id"] == event["id"]
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    expected = base64.b64encode(hmac.digest(b"sesame", signed, "sha256")).decode()
+    assert headers["webhook-signature"] == f"v1,{expected}"
+
+    receiver.answers = [410]
+    _, jobs = await delivered(tus, "b.bin", b"hello")
+    job = jobs["08_plugin_deliver_webhook"]
+    assert (job["status"], job["attempts"], job["error"]) == ("failed", 1, "the webhook was answered with 410")
+    assert len(receiver.received) == 3
+
+
+async def test_09_plugin_deliver_split(deliveries):
+    """Every example is in one of the sets, equal ones in the same one; what is no JSON is said."""
+    tus, folder, _ = deliveries
+    lines = [json.dumps({"prompt": f"question {number}", "completion": str(number)}) for number in range(1000)]
+    again = json.dumps({"completion": "1", "prompt": "question 1"})
+    upload_id, _ = await delivered(tus, "a.jsonl", "\n".join([*lines, "", again]).encode())
+    train, validation = [
+        (folder / "sets" / f"{upload_id}.{kind}.jsonl").read_text().splitlines() for kind in ("train", "validation")
+    ]
+    assert sorted([*train, *validation]) == sorted([*lines, again])
+    assert (again in train) == (lines[1] in train)
+    assert 150 <= len(validation) <= 250
+    _, jobs = await delivered(tus, "b.jsonl", b'{"a": 1}\n{"a"\n')
+    job = jobs["09_plugin_deliver_split"]
+    assert (job["status"], job["attempts"], job["error"]) == ("failed", 1, "a line is no JSON")
+
+
+async def test_10_plugin_deliver_embeddings(deliveries):
+    """A search finds the paragraph that is nearest, and what is delivered again is there once."""
+    tus, folder, _ = deliveries
+    text = "Uploads can be resumed\nafter a loss.\n\nCats sleep most of the day.\n\nThe lock is handed over."
+    upload_id, _ = await delivered(tus, "notes.md", text.encode())
+    again = ["jobs", "retry", f"{upload_id}/deliver/10_plugin_deliver_embeddings"]
+    options = ["--config", str(folder / "tusd-py.toml"), "--upload-dir", str(folder / "uploads")]
+    command = [sys.executable, "-P", "-m", "tusd_py", *again, *options]
+    assert await (await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)).wait() == 0
+    url = f"{tus.url}{upload_id}"
+    await shown(tus, url, lambda found: found["jobs"][-1]["ended_at"])
+    found = script("10_plugin_deliver_embeddings.py", "vectors.db", "how to resume an upload", cwd=folder)
+    assert found.returncode == 0, found.stderr
+    said = [line.partition(" ")[2] for line in found.stdout.splitlines()]
+    assert said[0] == "notes.md: Uploads can be resumed after a loss."
+    assert len(said) == 3
+
+
+@pytest.mark.parametrize("name", DELIVERIES)
+def test_deliveries_without_settings(name):
+    """A server whose plugin lacks its settings does not start."""
+    with pytest.raises(ConfigError, match="missing required field"):
+        load_plugins(Config(plugin=[str(EXAMPLES / f"{name}.py")]))

@@ -42,7 +42,7 @@ class House:
 
     def worker(self):
         """Return a worker process that is not started yet."""
-        return WorkerProcess(*self.options, env=self.env)
+        return WorkerProcess("--worker-listen", "127.0.0.1:0", *self.options, env=self.env)
 
     @property
     def tus(self):
@@ -133,6 +133,19 @@ def shared_house(tmp_path_factory):
     house = House(tmp_path_factory.mktemp("house"), "--audit-log", str(tmp_path_factory.mktemp("audit") / "log"))
     with house.server:
         yield house
+
+
+@pytest.fixture(scope="module")
+def shared_house_with(tmp_path_factory):
+    """A function that returns a running server with stages and further options, for the tests of a module."""
+    with contextlib.ExitStack() as servers:
+
+        def start(*options):
+            house = House(tmp_path_factory.mktemp("house"), *options)
+            servers.enter_context(house.server)
+            return house
+
+        yield start
 
 
 @pytest.fixture

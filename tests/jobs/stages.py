@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from tusd_py.errors import Reject
+from tusd_py.errors import Reject, TusError
 from tusd_py.hooks.specs import hookimpl
 from tusd_py.models import Verdict
 
@@ -85,7 +85,12 @@ async def describe(upload, content, progress):
 @hookimpl
 def deliver(upload, content, facts, progress):
     act("deliver", upload, progress)
-    note("end", "deliver", upload, sha256=digest(content), facts=facts)
+    try:
+        sha256 = digest(content)
+    except TusError as error:
+        note("refused", "deliver", upload, error=error.message)
+        raise
+    note("end", "deliver", upload, sha256=sha256, facts=facts)
 
 
 @hookimpl

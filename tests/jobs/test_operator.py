@@ -37,9 +37,11 @@ async def test_release_and_quarantine(shared_house):
     assert [status for status, _ in told] == ["quarantined", "accepted", "quarantined"]
     assert told[1][1][0].endswith(": I know them")
 
-    # What ran when it was taken back is not heard any more, and runs again after another release.
+    # What ran when it was taken back does not get its bytes any more, and runs again after another release.
     (house.folder / "go").touch()
-    await wait_until(lambda: len(house.log(url, event="end", stage="deliver")) == 2)
+    [refused, _] = await wait_until(lambda: len(found := house.log(url, event="refused")) == 2 and found)
+    assert refused["error"] == "the upload was accepted and is quarantined now"
+    assert house.log(url, event="end", stage="deliver") == []
     assert {job["status"] for job in (await house.show(url))["jobs"] if job["stage"] == "deliver"} == {"waiting"}
     await house.command("uploads", "release", house.id_of(url), "--reason", "no, I was right")
     shown = await house.ended(url)
@@ -57,6 +59,9 @@ async def test_recheck(shared_house):
     assert {job["status"] for job in shown["jobs"]} == {"done"}
     assert len(house.log(url, event="begin", stage="deliver")) == 2
     assert [status for status, _ in verdicts(house, url)] == ["accepted", "checking", "accepted"]
+    # Each plugin hears of every verdict, and once that the upload is finished.
+    await wait_until(lambda: len(house.log(url, event="verdict")) == 6)
+    assert len(house.log(url, event="finish")) == 2
 
 
 async def test_cancel_and_retry(shared_house):
@@ -110,6 +115,25 @@ async def test_jobs_are_shown(shared_house):
     assert [(job["stage"], job["plugin"], job["status"], job.get("result")) for job in record["jobs"]] == [
         (job["stage"], job["plugin"], job["status"], job["result"]) for job in shown["jobs"]
     ]
+
+
+async def test_progress_is_shown(shared_house):
+    """While a job runs, its bytes are in the status API, the event stream, `uploads show` and `jobs list`."""
+    house = shared_house
+    (house.folder / "go").unlink(missing_ok=True)
+    url = await house.upload(check_first="wait")
+    async with house.tus.connect() as stream:
+        await stream.send(house.tus.message("GET", url.replace("/files/", "/api/uploads/") + "/events", {}))
+        told = await stream.until(b'"progress":3,"total":5')
+    assert b"event: progress\n" in told
+    shown = await house.show(url)
+    [job, *_] = json.loads(await house.command("uploads", "show", house.id_of(url)))["jobs"]
+    for running in (shown["jobs"][0], job):
+        assert (running["status"], running["progress"], running["total"]) == ("running", 3, 5)
+    assert " 60% " in await house.command("jobs", "list", "--status", "running")
+    (house.folder / "go").touch()
+    shown = await house.ended(url)
+    assert (shown["jobs"][0]["progress"], shown["jobs"][0]["total"]) == (5, 5)
 
 
 async def test_only_what_is_complete_is_judged(shared_house):

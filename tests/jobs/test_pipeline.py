@@ -186,6 +186,26 @@ async def test_jobs_are_measured(shared_house):
         assert sample in text
 
 
+async def test_waiting_and_running_jobs_are_counted(shared_house):
+    """The metrics have how many jobs run and wait now, and how long the first has waited."""
+    house = shared_house
+    (house.folder / "go").unlink(missing_ok=True)
+    urls = [await house.upload(describe_first="wait", describe_second="wait") for _ in range(3)]  # four run at a time
+
+    async def counted(*samples):
+        text = (await house.tus.get("/metrics")).body.decode()
+        return all(sample in text for sample in samples) and text
+
+    running, waiting = 'jobs{stage="describe",status="running"}', 'jobs{stage="describe",status="waiting"}'
+    text = await wait_until(lambda: counted(f"{running} 4.0", f"{waiting} 2.0"))
+    age = next(line for line in text.splitlines() if line.startswith('jobs_oldest_waiting_seconds{stage="describe"}'))
+    assert 0 < float(age.split()[1]) < 60
+    (house.folder / "go").touch()
+    for url in urls:
+        await house.ended(url)
+    await wait_until(lambda: counted(f"{running} 0.0", f"{waiting} 0.0"))
+
+
 async def test_the_server_answers_while_checks_hang(make_house):
     """A check that hangs is given up after its time; other uploads and plugins go on meanwhile."""
     house = make_house("--job-timeout", "400ms")
@@ -203,14 +223,20 @@ async def test_the_server_answers_while_checks_hang(make_house):
 
 
 async def test_stages_of_uploads_on_s3(make_house, s3):
-    """The same happens to an upload whose bytes are on S3; a verdict is in its manifest there."""
-    house = make_house(*s3.options("stages"))
+    """The same happens to an upload on S3, whose object is in quarantine meanwhile; a verdict is in its manifest."""
+    house = make_house(*s3.options("stages"), "--quarantine-prefix", "held")
     with house.server:
         url = await house.upload(check_second="refuse")
         assert (await house.ended(url))["status"] == "quarantined"
         assert (await house.tus.get(url)).refused("ERR_FORBIDDEN")
+        manifest = f"stages/{house.id_of(url)}.info"
+        assert s3.keys("stages/held/") == [f"stages/held/{house.id_of(url)}"]
+        assert s3.keys(f"stages/{house.id_of(url)}") == [manifest]
         await house.command("uploads", "release", house.id_of(url), "--reason", "fine")
         shown = await house.ended(url)
+        assert s3.keys("stages/held/") == []
+        assert s3.keys(f"stages/{house.id_of(url)}") == [f"stages/{house.id_of(url)}", manifest]
+        assert (await house.tus.get(url)).body == DATA
         for path in house.folder.glob("uploads/uploads.db*"):
             path.unlink()
         house.server.restart()

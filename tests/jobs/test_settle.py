@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from tusd_py.claim import Rules
+from tusd_py.backends import Rules
 from tusd_py.errors import Fenced
 from tusd_py.hooks.caller import Hooks
 from tusd_py.hooks.plugins import plugin_manager

@@ -5,6 +5,7 @@ import contextlib
 import random
 
 from tusd_py.testing.contracts import wait_until
+from tusd_py.testing.raw import RawClient
 
 
 async def test_workers_share_jobs(crew, crew_house):
@@ -18,6 +19,36 @@ async def test_workers_share_jobs(crew, crew_house):
         assert len(house.log(url, event="begin")) == 6
     pids = {line["pid"] for url in urls for line in house.log(url, event="begin")}
     assert pids == {worker.pid for worker in crew.workers}
+
+
+async def test_workers_show_themselves(crew, crew_house):
+    """A worker tells its metrics, that it lives, and whether it can work: not while Redis is away."""
+    house, worker = crew_house, crew.workers[0]
+    pages = RawClient(worker.pages)
+    url = await house.upload(check_first="wait")
+
+    async def tells(*samples):
+        text = (await pages.get("/metrics")).body.decode()
+        return all(sample in text for sample in samples)
+
+    await wait_until(lambda: tells('jobs{stage="check",status="running"} 1.0'))
+    (house.folder / "go").touch()
+    await house.ended(url)
+    await wait_until(lambda: tells('jobs{stage="check",status="running"} 0.0', "job_duration_seconds_count{"))
+    assert (await pages.get("/healthz")).status == 200
+    assert (await pages.get("/readyz")).status == 200
+    assert (await pages.get("/api/uploads")).status == (await pages.post({"Upload-Length": 1})).status == 404
+
+    async def readiness(status):
+        return (await pages.get("/readyz")).status == status
+
+    crew.redis.kill()
+    try:
+        await wait_until(lambda: readiness(503))
+        assert (await pages.get("/healthz")).status == 200
+    finally:
+        crew.redis.start()
+    await wait_until(lambda: readiness(200))
 
 
 async def test_killed_worker(crew, crew_house):

@@ -1,5 +1,7 @@
 """What is built from pyproject.toml is what users get."""
 
+import asyncio
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +16,9 @@ import pytest
 from packaging.requirements import Requirement
 
 import tusd_py
+from tusd_py.testing.contracts import wait_until
+from tusd_py.testing.raw import RawClient
+from tusd_py.testing.server import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -129,3 +134,50 @@ def test_locks_of_the_javascript_packages_hold_no_address():
     assert locks
     for lock in locks:
         assert '"resolved"' not in lock.read_text(), lock
+
+
+async def run(*command):
+    """Run a command, and return what it prints."""
+    process = await asyncio.create_subprocess_exec(*map(str, command), stdout=subprocess.PIPE)
+    output = (await process.communicate())[0].decode().strip()
+    assert process.returncode == 0, output
+    return output
+
+
+async def test_plugins_run_where_nothing_but_the_wheel_is_installed(dist, tmp_path):
+    """An authenticator, a check and a delivery, a file each, work in an environment of their own: docs/plugins.md says
+    to install tusd-py with its extra for jobs, and to name the files."""
+    venv, wheel = tmp_path / "venv", next(dist.glob("*.whl"))
+    python = venv / "bin" / "python"
+    constraints = [argument for name in CONSTRAINTS for argument in ("--constraint", ROOT / name)]
+    uv = (sys.executable, "-m", "uv", "--quiet")
+    await run(*uv, "venv", "--python", sys.executable, venv)
+    await run(*uv, "pip", "install", "--python", python, f"{wheel}[jobs]", *constraints)
+    assert (await run(python, "-P", "-c", "import tusd_py; print(tusd_py.__file__)")).startswith(str(venv))
+    names = ["02_plugin_bearer_auth", "06_plugin_check_jsonl", "07_plugin_deliver_events"]
+    config = tmp_path / "tusd-py.toml"
+    config.write_text(f"""
+plugin = {[str(ROOT / "examples" / f"{name}.py") for name in names]}
+[plugins.{names[0]}]
+tokens = {{ ann = "secret" }}
+[plugins.{names[2]}]
+folder = "{tmp_path}"
+secret = "sesame"
+""")
+    ann = {"Authorization": "Bearer secret", "Upload-Metadata": "filename YS5qc29ubA=="}
+    options = ("--config", str(config), "--upload-dir", str(tmp_path / "uploads"))
+    with ServerProcess(*options, python=str(python)) as server:
+        tus = RawClient(server.url)
+        assert (await tus.post({"Upload-Length": 1})).status == 401
+        good, bad = [await tus.create(len(data), ann, data) for data in (b"{}\n", b"{\n")]
+        good_id, bad_id = [url.rpartition("/")[2] for url in (good, bad)]
+        event = tmp_path / f"{good_id}.json"
+        await wait_until(event.exists)
+        assert json.loads(event.read_text())["subject"] == good_id
+
+        async def is_quarantined():
+            return json.loads((await tus.get(f"/api/uploads/{bad_id}", ann)).body)["status"] == "quarantined"
+
+        await wait_until(is_quarantined)
+        assert (await tus.get(good, ann)).body == b"{}\n"
+        assert not (tmp_path / f"{bad_id}.json").exists()

@@ -1,6 +1,7 @@
 """Fixtures for tests of two replicas behind nginx, as deploy/docker-compose.yml has them."""
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -20,15 +21,17 @@ VARIABLES = {
     "TUSD_PY_API_TOKEN": TOKEN,
     "TUSD_PY_MAX_SIZE": "1GiB",
     "TUSD_PY_CONCATENATION_UNFINISHED": "true",
+    # Relative, for absolute paths are taken for those of a container.
+    "TUSD_PY_PLUGIN": os.path.relpath(Path(__file__).with_name("delivers.py")),
 }
 
 
 @pytest.fixture(scope="session")
 def all_services() -> Iterator[Replicas]:
     """All services, which tests share; none of them met an error that it did not expect, and all end in good order."""
-    with Replicas(COMPOSE_FILE, variables=VARIABLES) as running:
+    with Replicas(COMPOSE_FILE, variables=VARIABLES, profiles=["jobs"]) as running:
         yield running
-        outputs = {service.name: service.output() for service in running.replicas}
+        outputs = {service.name: service.output() for service in [*running.replicas, running.services["worker"]]}
         codes = {service.name: service.stop() for service in reversed(running.services.values())}
     for output in outputs.values():
         errors = [line for line in output.splitlines() if '"level": "error"' in line or line.startswith("Traceback")]

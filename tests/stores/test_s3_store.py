@@ -14,8 +14,8 @@ from typing import Any
 import crc32c
 import pytest
 
+from tusd_py.backends import Rules
 from tusd_py.body import Body
-from tusd_py.claim import Rules
 from tusd_py.errors import AlreadyExists, Forbidden, Gone, NotFinished, StoreUnavailable, TusError
 from tusd_py.hooks.caller import Hooks
 from tusd_py.hooks.plugins import plugin_manager
@@ -535,12 +535,36 @@ async def test_key_of_a_form(make_store: Make, s3: S3Server, prefix: str) -> Non
     assert s3.read(f"{prefix}in/{now():%Y/%m/%d}/{upload.id}.bin") == b"01234"
 
 
+# Moves
+
+
+async def test_moves_in_ranges(make_store: Make, s3: S3Server, prefix: str, proxy: FaultProxy) -> None:
+    """What is too large for one call is copied by several, with checksum, type and metadata; nothing else is left."""
+    store = await make_store(copy_bytes=10 * MIB)
+    data = some_bytes(10 * MIB + 2)
+    metadata = {"filename": "a.pdf", "filetype": "application/pdf"}
+    upload = await make_whole(store, data, metadata=metadata, storage={"under": "held"})
+    proxy.once(Fault("refuse", status=400, code="InvalidRequest"), "UploadPartCopy", 2)
+    with pytest.raises(StoreUnavailable):
+        await store.move(upload, upload.storage["home"])
+    assert s3.multiparts(prefix) == []
+    moved = await store.move(upload, upload.storage["home"])
+    await store.clear(moved)
+    assert proxy.count()["UploadPartCopy"] >= 4
+    assert s3.keys(f"{prefix}held/") == s3.multiparts(prefix) == []
+    assert s3.read(prefix + upload.id) == data
+    found = s3.call("head_object", Key=prefix + upload.id, ChecksumMode="ENABLED")
+    assert (found["ContentType"], found["Metadata"]) == ("application/pdf", {**user_metadata(upload)})
+    assert found["ChecksumCRC32C"] == encoded_crc(crc32c.crc32c(data))
+    assert moved.storage["etag"] == found["ETag"].strip('"')
+
+
 # Leftovers
 
 
 async def test_sweep(make_store: Make, s3: S3Server, prefix: str) -> None:
     """What belongs to no upload is removed once it is old enough, and nothing else is."""
-    store = await make_store()
+    store = await make_store(quarantine_prefix="held")
     data = some_bytes(12 * MIB)
     alive = await append(store, await store.create(new_upload(length=len(data))), data[: 6 * MIB])
     done = await make_whole(store, data)
@@ -548,12 +572,13 @@ async def test_sweep(make_store: Make, s3: S3Server, prefix: str) -> None:
     orphan = await append(store, await store.create(new_upload(length=len(data))), data[: 6 * MIB])
     s3.call("delete_object", Key=f"{prefix}{orphan.id}.info")
     s3.call("create_multipart_upload", Key=prefix + alive.id)  # a second one, of a creation that was repeated
+    s3.call("create_multipart_upload", Key=f"{prefix}held/{done.id}")  # of a move that was cut off
     s3.call("create_multipart_upload", Key=f"{prefix}not/ours")
     s3.call("put_object", Key=f"{prefix}{done.id}.tail/left", Body=b"x")
     s3.call("put_object", Key=f"{prefix}{alive.id}.unverified/left", Body=b"x")
     s3.call("put_object", Key=f"{prefix}other.tail.txt", Body=b"x")
     assert (await store.sweep(now() - timedelta(hours=1))).removed == 0
-    assert (await store.sweep(now() + timedelta(hours=1))).removed == 5
+    assert (await store.sweep(now() + timedelta(hours=1))).removed == 6
     kept = [alive.id, f"{alive.id}.info", done.id, f"{done.id}.info", "other.tail.txt", ".tusd-py"]
     keys = s3.keys(prefix)
     assert {key for key in keys if f"{alive.id}.tail/" not in key} == {

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from tusd_py.hooks.specs import RegisterRoute, hookimpl
-from tusd_py.models import Measure, Request, Response, Status, Upload
+from tusd_py.hooks.specs import Measure, RegisterRoute, hookimpl
+from tusd_py.models import Request, Response, Status, Upload
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _LONG_SECONDS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
@@ -100,6 +100,20 @@ class Metrics:
             registry=registry,
             buckets=_LONG_SECONDS,
         )
+        self.queue = Gauge(
+            "jobs",
+            "Jobs of all uploads whose turn has come, and which wait or run; every process tells the same.",
+            ["stage", "status"],
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.queue_age = Gauge(
+            "jobs_oldest_waiting_seconds",
+            "How long the job has been due that nobody has begun for longest; every process tells the same.",
+            ["stage"],
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
         self.dropped = Counter(
             "hook_events_dropped_total",
             "Events that a plugin was too slow to see.",
@@ -162,6 +176,10 @@ class Metrics:
                 self.jobs.labels(labels["stage"], labels["plugin"], labels["outcome"]).observe(value)
             case "job_wait":
                 self.job_wait.labels(labels["stage"]).observe(value)
+            case "jobs":
+                self.queue.labels(labels["stage"], labels["status"]).set(value)
+            case "jobs_age":
+                self.queue_age.labels(labels["stage"]).set(value)
             case "event_dropped":
                 self.dropped.labels(labels["plugin"]).inc(value)
 

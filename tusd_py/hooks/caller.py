@@ -26,7 +26,8 @@ import structlog
 
 from tusd_py.errors import HookFailed, HookTimeout, Reject, TusError, Unauthenticated
 from tusd_py.hooks.plugins import hook_names, implementations
-from tusd_py.models import Action, Changes, Content, Identity, Job, Measure, Request, Response, Upload, Verdict
+from tusd_py.hooks.specs import Measure
+from tusd_py.models import Action, Changes, Content, Identity, Job, Request, Response, Upload, Verdict
 
 QUEUE_SIZE = 10_000
 SLOW_SHARE = 0.5

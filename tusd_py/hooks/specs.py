@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from typing import Any, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import click
+import msgspec
 import pluggy
 
-from tusd_py.models import Action, Changes, Content, Identity, Measure, Request, Response, Stage, Upload, Verdict
+from tusd_py.models import Action, Changes, Content, Identity, Request, Response, Stage, Upload, Verdict
 
 PROJECT = "tusd_py"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -46,6 +47,27 @@ class JobProgress(Protocol):
 
     def __call__(self, done: int, total: int | None = None, /) -> None:
         """Have worked through `done` bytes, of `total` if that is not the upload's length."""
+
+
+class Measure(msgspec.Struct, frozen=True):
+    """One figure about the server's own work, for the `post_measure` hook."""
+
+    name: Literal[
+        "request",
+        "lock_wait",
+        "lock_handover",
+        "hook",
+        "event_dropped",
+        "bytes_received",
+        "chunk",
+        "receiving",
+        "job",
+        "job_wait",
+        "jobs",
+        "jobs_age",
+    ]
+    value: float
+    labels: dict[str, str] = {}
 
 
 @hookspec
@@ -146,7 +168,10 @@ async def post_receive(upload: Upload) -> None:
 
 @hookspec
 async def post_finish(upload: Upload) -> None:
-    """See that an upload is complete and accepted; not for partial uploads."""
+    """See that an upload is complete and accepted, for the first time; not for partial uploads.
+
+    What is decided about it later, `post_verdict` tells.
+    """
 
 
 @hookspec

@@ -11,7 +11,7 @@ import msgspec
 
 from tusd_py.config import Config
 from tusd_py.errors import InvalidRequest
-from tusd_py.models import Job, JobStatus, Status, Upload
+from tusd_py.models import Job, JobStatus, Stage, Status, Upload
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +26,15 @@ class Page(msgspec.Struct, frozen=True):
 
     uploads: list[Upload]
     next: str | None = None
+
+
+class Queued(msgspec.Struct, frozen=True):
+    """How many jobs of a stage wait or run, and when the first of them was due."""
+
+    stage: Stage
+    status: JobStatus
+    count: int
+    due_at: datetime
 
 
 class State(Protocol):
@@ -90,6 +99,9 @@ class State(Protocol):
 
     async def due_jobs(self, at: datetime, limit: int) -> list[Job]:
         """Return up to `limit` jobs whose `due_at` is not after `at`, the longest due first."""
+
+    async def queue(self) -> list[Queued]:
+        """Return how many jobs wait and run whose turn has come, by stage; what there are none of is left out."""
 
     async def list_jobs(self, status: JobStatus | None, limit: int) -> list[Job]:
         """Return up to `limit` jobs, of one status or all, the newest first."""

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from tusd_py.config import Config
 from tusd_py.errors import AlreadyExists, Fenced
-from tusd_py.models import Job, JobStatus, Status, Upload
-from tusd_py.state.base import Filter, Page, decode_position, encode_position
+from tusd_py.models import Job, JobStatus, Stage, Status, Upload
+from tusd_py.state.base import Filter, Page, Queued, decode_position, encode_position
 
 
 class MemoryState:
@@ -100,6 +100,14 @@ class MemoryState:
         """Return jobs that are due."""
         found = [(job.due_at, job.id, job) for job in self._jobs.values() if job.due_at and job.due_at <= at]
         return [job for _, _, job in sorted(found)[:limit]]
+
+    async def queue(self) -> list[Queued]:
+        """Count jobs that wait or run."""
+        found: dict[tuple[Stage, JobStatus], list[datetime]] = {}
+        for job in self._jobs.values():
+            if job.due_at is not None and not job.status.has_ended:
+                found.setdefault((job.stage, job.status), []).append(job.due_at)
+        return [Queued(stage, status, len(due), min(due)) for (stage, status), due in found.items()]
 
     async def list_jobs(self, status: JobStatus | None, limit: int) -> list[Job]:
         """Return some jobs, the newest first."""

@@ -2,20 +2,23 @@
 
 The jobs of an upload are one hash, `jobs:UPLOAD`: a field `STAGE/PLUGIN` has the number that guards the record, the
 status and the record's JSON, with spaces between them. Sorted sets of jobs' ids find them: `jobdue` by the time when
-they are due, `joball` and `jobin:STATUS` by the time of creation. One script changes all of these together.
+they are due, `jobqueue:STAGE:STATUS` likewise those that wait or run, `joball` and `jobin:STATUS` by their creation.
+One script changes all of these together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from itertools import product
+from typing import Any, get_args
 
 import msgspec
 
 from tusd_py.errors import Fenced
-from tusd_py.models import Job, JobStatus
+from tusd_py.models import Job, JobStatus, Stage
 from tusd_py.redis import Script, Server
+from tusd_py.state.base import Queued
 
 # KEYS: an upload's jobs.
 # ARGV: the bucket's name, the number that the job must have ("": there must be none), and of each job its id, field,
@@ -27,12 +30,20 @@ for first = 3, #ARGV, 7 do
     local due, created = ARGV[first + 4], ARGV[first + 5]
     local old = redis.call('HGET', KEYS[1], field)
     if (old and string.match(old, '^%d+') or '') == known then
-        if old then redis.call('ZREM', base .. ':jobin:' .. string.match(old, '^%d+ (%a+)'), id) end
+        local queue = base .. ':jobqueue:' .. string.match(field, '^%a+') .. ':'
+        if old then
+            local before = string.match(old, '^%d+ (%a+)')
+            redis.call('ZREM', base .. ':jobin:' .. before, id)
+            redis.call('ZREM', queue .. before, id)
+        end
         redis.call('HSET', KEYS[1], field, fence .. ' ' .. status .. ' ' .. ARGV[first + 6])
         redis.call('ZADD', base .. ':jobin:' .. status, created, id)
         redis.call('ZADD', base .. ':joball', created, id)
         redis.call('ZREM', base .. ':jobdue', id)
-        if due ~= '' then redis.call('ZADD', base .. ':jobdue', due, id) end
+        if due ~= '' then
+            redis.call('ZADD', base .. ':jobdue', due, id)
+            if status == 'waiting' or status == 'running' then redis.call('ZADD', queue .. status, due, id) end
+        end
         saved = saved + 1
     end
 end
@@ -45,7 +56,11 @@ SAVE = Script(_SAVE)
 REMOVE = Script("""
 for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
     local id = ARGV[2] .. '/' .. field
-    for number = 3, #ARGV do redis.call('ZREM', ARGV[1] .. ':jobin:' .. ARGV[number], id) end
+    local queue = ARGV[1] .. ':jobqueue:' .. string.match(field, '^%a+') .. ':'
+    for number = 3, #ARGV do
+        redis.call('ZREM', ARGV[1] .. ':jobin:' .. ARGV[number], id)
+        redis.call('ZREM', queue .. ARGV[number], id)
+    end
     redis.call('ZREM', ARGV[1] .. ':joball', id)
     redis.call('ZREM', ARGV[1] .. ':jobdue', id)
 end
@@ -78,6 +93,23 @@ class RedisJobs:
     async def due_jobs(self, at: datetime, limit: int) -> list[Job]:
         """Return jobs that are due."""
         return await self._listed("jobdue", "ZRANGEBYSCORE", "-inf", _micros(at), limit)
+
+    async def queue(self) -> list[Queued]:
+        """Count jobs that wait or run, over all buckets."""
+        kinds = list(product(get_args(Stage), (JobStatus.WAITING, JobStatus.RUNNING)))
+        buckets = self._server.buckets
+        keys = [bucket.key(f"jobqueue:{stage}:{status.value}") for stage, status in kinds for bucket in buckets]
+        answers = await self._server.commands(
+            *(("ZCARD", key) for key in keys), *(("ZRANGE", key, 0, 0, "WITHSCORES") for key in keys)
+        )
+        counts, firsts = answers[: len(keys)], answers[len(keys) :]
+        found = []
+        for number, (stage, status) in enumerate(kinds):
+            own = slice(number * len(buckets), (number + 1) * len(buckets))
+            if count := sum(counts[own]):
+                due = min(_entry(pair)[0] for first in firsts[own] for pair in _pairs(first))
+                found.append(Queued(stage, status, count, datetime.fromtimestamp(due / 1e6, UTC)))
+        return found
 
     async def list_jobs(self, status: JobStatus | None, limit: int) -> list[Job]:
         """Return some jobs, the newest first."""

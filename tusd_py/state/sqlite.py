@@ -12,7 +12,7 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import msgspec
 from tusd_py.config import Config, path_of
 from tusd_py.errors import AlreadyExists, Fenced, StorageFull, StoreUnavailable, TusError
 from tusd_py.models import Job, JobStatus, Status, Upload
-from tusd_py.state.base import Filter, Page, decode_position, encode_position
+from tusd_py.state.base import Filter, Page, Queued, decode_position, encode_position
 
 BUSY_SECONDS = 10
 _SCHEMA = """
@@ -186,6 +186,18 @@ class SqliteState:
         """Return jobs that are due."""
         rows = await self._read("SELECT record FROM jobs WHERE due <= ? ORDER BY due LIMIT ?", (at.timestamp(), limit))
         return [_job_decoder.decode(row[0]) for row in rows]
+
+    async def queue(self) -> list[Queued]:
+        """Count jobs that wait or run."""
+        rows = await self._read(
+            "SELECT stage, status, count(*), min(due) FROM jobs WHERE due IS NOT NULL AND status IN (?, ?) "
+            "GROUP BY stage, status",
+            (JobStatus.WAITING.value, JobStatus.RUNNING.value),
+        )
+        return [
+            Queued(stage, JobStatus(status), count, datetime.fromtimestamp(due, UTC))
+            for stage, status, count, due in rows
+        ]
 
     async def list_jobs(self, status: JobStatus | None, limit: int) -> list[Job]:
         """Return some jobs, the newest first."""

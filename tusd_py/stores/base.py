@@ -116,6 +116,30 @@ class Sweep(NamedTuple):
 
 
 @runtime_checkable
+class Movable(Protocol):
+    """A store that can keep an upload's bytes at another path, as a quarantine needs it.
+
+    `places.first` has to be asked where a new upload's bytes go, and `remove` frees what `clear` does too.
+    """
+
+    async def move(self, upload: Upload, path: str) -> Upload:
+        """Have a complete upload's bytes at another path too, and return the record that says that they are there.
+
+        What is at the former path stays, and is `left` by the record's storage. It may be repeated after a crash.
+
+        Raises:
+            AlreadyExists: another's bytes are at that path.
+            Gone: the storage no longer has the upload.
+        """
+
+    async def clear(self, upload: Upload) -> None:
+        """Delete what is `left` by the record, and what is at its `moving` if that is a copy of the upload's bytes.
+
+        It is no error if nothing is there.
+        """
+
+
+@runtime_checkable
 class Sweepable(Protocol):
     """A store in which a crash can leave things that belong to no upload."""
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import secrets
 import time
@@ -26,21 +25,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Literal, ParamSpec, TypeVar
 
-from tusd_py.body import Body, Chunk
+from tusd_py import places
+from tusd_py.body import Body
 from tusd_py.config import Config, path_of
 from tusd_py.errors import AlreadyExists, Forbidden, Gone, StoreUnavailable, TusError, from_os_error
 from tusd_py.models import UPLOAD_ID, Upload, now
-from tusd_py.stores import manifest
+from tusd_py.stores import files, manifest
 from tusd_py.stores.base import Progress
 
 Fsync = Literal["never", "finish", "chunk"]
 COPY_BYTES = 256 * 1024 * 1024
-USER_COPY_BYTES = 1024 * 1024
 # A client that does not read holds two or three of these.
 LEFT_OVER_SECONDS = 3600
 READ_BYTES = 128 * 1024
 MAX_NAME_BYTES = 255
-MAX_VECTORS = min(os.sysconf("SC_IOV_MAX"), 1024)
 _MARKER = ".tusd-py"
 
 P = ParamSpec("P")
@@ -87,12 +85,16 @@ class FileStore:
 
     async def create(self, upload: Upload) -> Upload:
         """Make an empty file and its manifest."""
-        path = self._path(upload)
-        upload = upload.changed(storage={"type": "file", "path": path.relative_to(self.root).as_posix()})
+        storage = {"type": "file", **places.first(upload.storage, upload.id)}
+        upload = upload.changed(storage=storage)
+        path, home = self._path(upload), self._at(upload, storage["home"]) if "home" in storage else None
+        upload = upload.changed(storage={**storage, "path": path.relative_to(self.root).as_posix()})
 
         def make() -> None:
             self._check_mounted()
             try:
+                if home and home.exists():
+                    raise FileExistsError
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o664))
             except (FileExistsError, NotADirectoryError):
@@ -113,7 +115,7 @@ class FileStore:
         try:
             async for batch in body.batches():
                 try:
-                    offset = await self._run(_write_all, fd, batch, offset)
+                    offset = await self._run(files.write_all, fd, batch, offset)
                 except TusError as error:
                     # What was written before the failure is good: the file's size tells how much.
                     body.close(error)
@@ -150,9 +152,9 @@ class FileStore:
         """Force the bytes to the disk, unless that is turned off."""
         if self._fsync != "never":
             path = self._path(upload)
-            await self._run(_sync, path)
+            await self._run(files.sync, path)
             if path.parent != self.root:  # the manifest, which is written next, syncs that one
-                await self._run(_sync, path.parent)
+                await self._run(files.sync, path.parent)
         return upload
 
     async def save(self, upload: Upload) -> None:
@@ -185,11 +187,29 @@ class FileStore:
         """Delete the bytes first and the manifest last, so that a crash leaves nothing without a name."""
 
         def delete() -> None:
+            self._unlink_other(upload)
             self._path(upload).unlink(missing_ok=True)
             self._unverified(upload.id).unlink(missing_ok=True)
             (self.root / f"{upload.id}.info").unlink(missing_ok=True)
 
         await self._run(delete)
+
+    async def move(self, upload: Upload, path: str) -> Upload:
+        """Give the file a second name, or copy it where that cannot be, as to another disk."""
+
+        def link() -> None:
+            self._check_mounted()
+            source, target = self._path(upload), self._at(upload, path)
+            files.link(source, target, self._unfinished(upload, target))
+            if self._fsync != "never":
+                files.sync(target.parent)
+
+        await self._run(link)
+        return places.moved(upload, path)
+
+    async def clear(self, upload: Upload) -> None:
+        """Delete the other name, or the copy."""
+        await self._run(self._unlink_other, upload)
 
     async def concatenate(self, upload: Upload, members: Sequence[Upload], progress: Progress) -> Upload:
         """Copy the members inside the kernel, sharing blocks where the filesystem can."""
@@ -202,7 +222,7 @@ class FileStore:
                     position, length = 0, member.offset
                     while position < length:
                         position += await self._run(
-                            _copy,
+                            files.copy,
                             source,
                             target,
                             position,
@@ -258,7 +278,10 @@ class FileStore:
             raise from_os_error(error) from error
 
     def _path(self, upload: Upload) -> Path:
-        path = self.root / upload.storage.get("path", upload.id)
+        return self._at(upload, upload.storage.get("path", upload.id))
+
+    def _at(self, upload: Upload, name: str) -> Path:
+        path = self.root / name
         # A path comes from a plugin or from a manifest; neither may lead out of the directory or to our own files.
         parts = path.relative_to(self.root).parts if path.is_relative_to(self.root) else ("..",)
         if not parts or any(part.startswith(".") or "\0" in part for part in parts):
@@ -268,6 +291,18 @@ class FileStore:
         if any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts):
             raise Forbidden(f"the storage path of upload {upload.id} has a name of more than {MAX_NAME_BYTES} bytes")
         return path
+
+    def _unlink_other(self, upload: Upload) -> None:
+        if left := upload.storage.get("left"):
+            self._at(upload, left).unlink(missing_ok=True)
+        if moving := upload.storage.get("moving"):
+            copy = self._at(upload, moving)
+            self._unfinished(upload, copy).unlink(missing_ok=True)
+            if files.is_copy(self._path(upload), copy):
+                copy.unlink()
+
+    def _unfinished(self, upload: Upload, path: Path) -> Path:
+        return path.with_name(f".{upload.id}.moving")
 
     def _unverified(self, upload_id: str) -> Path:
         return self.root / f"{upload_id}.unverified"
@@ -286,7 +321,7 @@ class FileStore:
 
     def _open_at(self, upload: Upload, unverified: bool) -> int:
         if unverified:
-            _replace(self._unverified(upload.id), str(upload.offset).encode())
+            files.replace(self._unverified(upload.id), str(upload.offset).encode())
         fd = os.open(self._path(upload), os.O_WRONLY)
         size = os.fstat(fd).st_size
         if size < upload.offset:
@@ -302,9 +337,9 @@ class FileStore:
     def _write_manifest(self, upload: Upload) -> None:
         path = self.root / f"{upload.id}.info"
         # A manifest is as safe as the bytes that it stands for.
-        sync = self._fsync == "chunk" or (self._fsync == "finish" and upload.status.is_finished)
+        is_safe = self._fsync == "chunk" or (self._fsync == "finish" and upload.status.is_finished)
         place = {"Type": "filestore", "Path": str(self._path(upload)), "InfoPath": str(path)}
-        _replace(path, manifest.encode(upload, place), sync=sync)
+        files.replace(path, manifest.encode(upload, place), is_safe=is_safe)
 
 
 _RESERVED = frozenset({".info", ".unverified", ".tmp", ".db", ".db-wal", ".db-shm"})
@@ -337,55 +372,3 @@ class FileContent:
     def open(self) -> BinaryIO:
         """Open the file."""
         return self._path.open("rb")
-
-
-def _replace(path: Path, data: bytes, *, sync: bool = False) -> None:
-    """Write a small file as a whole or not at all, and force it to the disk if asked."""
-    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(data)
-        if sync:
-            _sync(temporary)
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    if sync:
-        _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Force a file, or the names in a directory, to the disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _write_all(fd: int, chunks: Sequence[Chunk], offset: int) -> int:
-    """Write all chunks at the offset, and return the one behind them; many small chunks are joined first."""
-    views: list[Chunk] = [b"".join(chunks)] if len(chunks) > MAX_VECTORS else list(chunks)
-    while views:
-        written = os.pwritev(fd, views, offset)
-        offset += written
-        while views and written >= len(views[0]):
-            written -= len(views.pop(0))
-        if written:
-            views[0] = memoryview(views[0])[written:]
-    return offset
-
-
-def _copy(source: int, target: int, position: int, offset: int, count: int) -> int:
-    """Copy up to `count` bytes between files and return how many; inside the kernel where that works."""
-    if hasattr(os, "copy_file_range"):
-        try:
-            if copied := os.copy_file_range(source, target, count, position, offset):
-                return copied
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-    chunk = os.pread(source, min(count, USER_COPY_BYTES), position)
-    if not chunk:
-        raise Gone("a partial upload has fewer bytes than it should")
-    return _write_all(target, [chunk], offset) - offset

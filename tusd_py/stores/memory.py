@@ -6,6 +6,7 @@ import io
 from collections.abc import AsyncIterator, Sequence
 from typing import BinaryIO
 
+from tusd_py import places
 from tusd_py.body import Body
 from tusd_py.config import Config
 from tusd_py.errors import AlreadyExists, Gone
@@ -31,9 +32,10 @@ class MemoryStore:
 
     async def create(self, upload: Upload) -> Upload:
         """Make room for an upload."""
-        if upload.id in self._bytes:
+        upload = upload.changed(storage=places.first(upload.storage, upload.id))
+        if {upload.storage["path"], upload.storage.get("home")} & self._bytes.keys():
             raise AlreadyExists()
-        self._bytes[upload.id] = bytearray()
+        self._bytes[upload.storage["path"]] = bytearray()
         await self.save(upload)
         return upload
 
@@ -67,7 +69,7 @@ class MemoryStore:
     async def load(self, upload_id: str) -> Upload | None:
         """Return the kept record with the offset that its bytes have."""
         upload = self._manifests.get(upload_id)
-        return upload and upload.changed(offset=len(self._bytes[upload_id]))
+        return upload and upload.changed(offset=len(self._data(upload)))
 
     async def ids(self) -> AsyncIterator[str]:
         """Yield all ids."""
@@ -76,12 +78,26 @@ class MemoryStore:
 
     async def remove(self, upload: Upload) -> None:
         """Forget the upload."""
+        await self.clear(upload)
         self._manifests.pop(upload.id, None)
-        self._bytes.pop(upload.id, None)
+        self._bytes.pop(_path(upload), None)
+
+    async def move(self, upload: Upload, path: str) -> Upload:
+        """Keep the same bytes under another path too."""
+        data = self._data(upload)
+        if self._bytes.setdefault(path, data) is not data:
+            raise AlreadyExists("another upload has this path")
+        return places.moved(upload, path)
+
+    async def clear(self, upload: Upload) -> None:
+        """Forget the bytes under the other path."""
+        self._bytes.pop(upload.storage.get("left", ""), None)
+        if (moving := upload.storage.get("moving")) and self._bytes.get(moving) is self._bytes.get(_path(upload)):
+            self._bytes.pop(moving, None)
 
     async def concatenate(self, upload: Upload, members: Sequence[Upload], progress: Progress) -> Upload:
         """Join the members' bytes."""
-        data = self._bytes[upload.id] = bytearray(b"".join(self._data(member) for member in members))
+        data = self._bytes[_path(upload)] = bytearray(b"".join(self._data(member) for member in members))
         return upload.changed(offset=len(data))
 
     def content(self, upload: Upload) -> MemoryContent:
@@ -97,9 +113,13 @@ class MemoryStore:
 
     def _data(self, upload: Upload) -> bytearray:
         try:
-            return self._bytes[upload.id]
+            return self._bytes[_path(upload)]
         except KeyError:
             raise Gone("the storage no longer has this upload") from None
+
+
+def _path(upload: Upload) -> str:
+    return upload.storage.get("path", upload.id)
 
 
 class MemoryContent:

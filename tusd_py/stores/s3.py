@@ -23,31 +23,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Any
 
-import msgspec
 import structlog
 
+from tusd_py import places
 from tusd_py.body import Body
 from tusd_py.config import Config, ConfigError
 from tusd_py.errors import AlreadyExists, Gone, StoreUnavailable, TusError
-from tusd_py.headers import content_disposition, declared_type
-from tusd_py.models import UPLOAD_ID, Part, Segment, Upload, now
+from tusd_py.models import UPLOAD_ID, Part, Upload, now
 from tusd_py.stores import manifest
 from tusd_py.stores.base import Progress, Sweep
-from tusd_py.stores.s3_client import CUT_OFF, Bucket, Options, Outgoing, Refused, decoded_crc, encoded_crc
-from tusd_py.stores.s3_content import S3Content, user_metadata
+from tusd_py.stores.s3_client import Bucket, Options, Refused, encoded_crc
+from tusd_py.stores.s3_content import S3Content
 from tusd_py.stores.s3_lists import Lists
 from tusd_py.stores.s3_names import Names
 from tusd_py.stores.s3_parts import (
-    MIN_PART,
     Span,
     copy_plan,
     part_size_for,
     whole_crc,
 )
+from tusd_py.stores.s3_target import Settings, Target, object_headers
 from tusd_py.stores.s3_write import Budget, Held, Piece, Stored, Writer, copyable
 
 _NAME = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
@@ -56,27 +54,13 @@ _DAMAGED = frozenset({"InvalidPart", "InvalidPartOrder", "BadDigest", "EntityToo
 _log = structlog.get_logger("tusd_py.s3")
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How uploads are kept; the settings `s3_*` of the same names say more."""
-
-    key: str = "{id}"
-    part_size: int = 8 * 1024 * 1024
-    max_size: int | None = None
-    concurrency: int = 4
-    memory: int = 128 * 1024 * 1024
-    checksum: str = "full"
-    encryption: str | None = None
-    storage_class: str | None = None
-    tags: str | None = None
-
-
 class S3Store:
     """Bytes and manifests in one bucket."""
 
     def __init__(self, bucket: str, prefix: str, options: Options, settings: Settings) -> None:
         """Use what lies under `prefix` in the bucket."""
         self.prefix = prefix
-        self.names = Names(prefix, settings.key)
+        self.names = Names(prefix, settings.key, settings.quarantine_prefix)
         self.settings = settings
         self.bucket = Bucket(bucket, options)
         self.lists = Lists(self.bucket, self.names)
@@ -107,6 +91,7 @@ class S3Store:
             encryption=config.s3_encryption,
             storage_class=config.s3_storage_class,
             tags=config.s3_tags,
+            quarantine_prefix=config.quarantine_prefix,
         )
         return cls(match[1], f"{prefix}/" if prefix else "", options, settings)
 
@@ -124,19 +109,15 @@ class S3Store:
     async def create(self, upload: Upload) -> Upload:
         """Begin a multipart upload if there may be several parts, and write the manifest."""
         is_chosen = "path" in upload.storage
-        path = upload.storage.get("path", self.names.path_of(upload))
+        place = places.first(upload.storage, self.names.path_of(upload))
         part_size = part_size_for(upload.length, self.settings.max_size, self.settings.part_size)
-        storage = {"type": "s3", "bucket": self.bucket.name, "path": path, "part_size": str(part_size)}
+        storage = {"type": "s3", "bucket": self.bucket.name, **place, "part_size": str(part_size)}
         upload = upload.changed(storage=storage)
-        key = self.names.key(upload)
-        if is_chosen and await self._exists(key):
+        keys = {self.names.at(upload, path) for path in place.values()}
+        if is_chosen and any([await self._exists(key) for key in keys]):
             raise AlreadyExists("another upload has this key")
         if upload.length is None or upload.length > part_size:
-            full = {"ChecksumType": "FULL_OBJECT"} if self.settings.checksum == "full" else {}
-            algorithm = {"ChecksumAlgorithm": "CRC32C", **full} if self.settings.checksum != "none" else {}
-            headers = self._object_headers(upload)
-            answer = await self.bucket.call("create_multipart_upload", Key=key, **algorithm, **headers)
-            upload = upload.changed(storage={**storage, "multipart": answer["UploadId"]})
+            upload = upload.changed(storage={**storage, "multipart": await self._begin(upload)})
         try:
             await self._put_manifest(upload, IfNoneMatch="*")
         except TusError as error:
@@ -153,7 +134,7 @@ class S3Store:
 
     async def append(self, upload: Upload, body: Body, progress: Progress) -> Upload:
         """Send the body's bytes as parts, and what is left as a segment."""
-        writer = Writer(_Target(self, upload), self.budget, upload, body, progress)
+        writer = Writer(self._target(upload), self.budget, upload, body, progress)
         clean = asyncio.create_task(self._clean(upload))
         try:
             upload = await writer.run()
@@ -221,6 +202,7 @@ class S3Store:
         await self._abort(upload)
         own = self.names.manifest(upload.id)
         keys = [key async for key, _ in self.bucket.keys(f"{self.prefix}{upload.id}.") if key != own]
+        await self.clear(upload)
         await self.bucket.delete([*keys, self.names.key(upload)])
         await self.bucket.delete([own])
 
@@ -229,38 +211,13 @@ class S3Store:
         plan = copy_plan([member.offset for member in members])
         if "multipart" not in upload.storage:
             plan = [[span for part in plan for span in part]]
-        target = _Target(self, upload)
-        slots = asyncio.Semaphore(self.settings.concurrency)
-
-        async def make(number: int, spans: list[Span]) -> Part:
-            async with slots:
-                pieces: list[Piece] = [self._member(members[span.source], span) for span in spans]
-                size = sum(piece.size for piece in pieces)
-                if not copyable(pieces):
-                    held = Held()
-                    self.budget.take(size)
-                    for piece in pieces:
-                        async for chunk in piece.chunks():
-                            held.add(memoryview(chunk))
-                    pieces = [held]
-                try:
-                    return await target.put_part(number, pieces)
-                finally:
-                    if isinstance(pieces[0], Held):
-                        self.budget.free(size)
-
-        tasks = [asyncio.create_task(make(number, spans)) for number, spans in enumerate(plan, 1)]
         parts: tuple[Part, ...] = ()
         try:
-            parts = tuple(await asyncio.gather(*tasks))
+            parts = await self._copy(upload, plan, [self.names.key(member) for member in members])
         except Gone:
             # An attempt that was cut off may have succeeded.
             if await self.lists.whole(upload) is None:
                 raise
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
         # Of copies the checksum is not known, but that of the whole follows from those of the members.
         crcs = [Part(member.offset, "", _crc_in(member)) for member in members]
         storage = dict(upload.storage)
@@ -269,11 +226,31 @@ class S3Store:
         size = sum(member.offset for member in members)
         return upload.changed(offset=size, parts=parts, tail=(), storage=storage)
 
+    async def move(self, upload: Upload, path: str) -> Upload:
+        """Copy the object inside the storage, in ranges if it is large."""
+        moved = places.moved(upload, path)
+        if not await self._exists(self.names.key(moved)):
+            etag = await self._copy_whole(upload, moved)
+        elif (found := await self.lists.whole(moved)) is not None:
+            etag = found
+        else:
+            raise AlreadyExists("another upload has this key")
+        return moved.changed(storage={**moved.storage, "etag": etag})
+
+    async def clear(self, upload: Upload) -> None:
+        """Delete the other object; of a copy that was cut off the reaper removes the parts."""
+        if left := upload.storage.get("left"):
+            await self.bucket.delete([self.names.at(upload, left)])
+        if moving := upload.storage.get("moving"):
+            copy = places.moved(upload, moving)
+            if await self.lists.whole(copy) is not None:
+                await self.bucket.delete([self.names.key(copy)])
+
     def content(self, upload: Upload) -> S3Content:
         """Return the object's bytes, or those of the segments of an upload that has no parts yet."""
 
         def tail() -> list[Piece]:
-            target = _Target(self, upload)
+            target = self._target(upload)
             return [self.budget.kept(segment.name) or target.stored(segment) for segment in upload.tail]
 
         return S3Content(upload, self.bucket.name, self.names.key(upload), self.bucket.read, tail)
@@ -311,19 +288,13 @@ class S3Store:
 
     # Objects
 
-    def _object_headers(self, upload: Upload) -> dict[str, Any]:
-        settings = self.settings
-        kind, _, kms_key = (settings.encryption or "").partition("aws:kms:")
-        headers: dict[str, Any] = {
-            "ContentType": declared_type(upload),
-            "ContentDisposition": content_disposition(upload),
-            "Metadata": user_metadata(upload),
-            "StorageClass": settings.storage_class,
-            "Tagging": settings.tags,
-            "ServerSideEncryption": "aws:kms" if kms_key else kind,
-            "SSEKMSKeyId": kms_key,
-        }
-        return {name: value for name, value in headers.items() if value}
+    async def _begin(self, upload: Upload) -> str:
+        """Begin a multipart upload, and return its id."""
+        full = {"ChecksumType": "FULL_OBJECT"} if self.settings.checksum == "full" else {}
+        algorithm = {"ChecksumAlgorithm": "CRC32C", **full} if self.settings.checksum != "none" else {}
+        headers = object_headers(upload, self.settings)
+        answer = await self.bucket.call("create_multipart_upload", Key=self.names.key(upload), **algorithm, **headers)
+        return str(answer["UploadId"])
 
     async def _put_manifest(self, upload: Upload, **condition: str) -> None:
         place = {"Type": "s3store", "Bucket": self.bucket.name, "Key": self.names.key(upload)}
@@ -348,7 +319,7 @@ class S3Store:
 
     async def _assemble(self, upload: Upload) -> tuple[str, int | None]:
         """Make the object of parts and tail, and return its ETag and checksum."""
-        target, parts = _Target(self, upload), upload.parts
+        target, parts = self._target(upload), upload.parts
         if upload.tail or not parts:
             pieces = [self.budget.kept(segment.name) or target.stored(segment) for segment in upload.tail]
             parts = (*parts, await target.put_part(len(parts) + 1, pieces))
@@ -377,15 +348,75 @@ class S3Store:
             raise Gone("the parts in the storage are not those that were sent") from error
         return str(answer["ETag"]).strip('"'), crc
 
-    def _member(self, member: Upload, span: Span) -> Stored:
-        return Stored(self.bucket.read, self.names.key(member), span.start, span.stop)
+    async def _copy(self, upload: Upload, plan: list[list[Span]], keys: Sequence[str]) -> tuple[Part, ...]:
+        """Make the parts of an object from ranges of others; what is too small for a copy is read and sent."""
+        target = self._target(upload)
+        slots = asyncio.Semaphore(self.settings.concurrency)
+
+        async def make(number: int, spans: list[Span]) -> Part:
+            async with slots:
+                pieces: list[Piece] = [
+                    Stored(self.bucket.read, keys[span.source], span.start, span.stop) for span in spans
+                ]
+                size = sum(piece.size for piece in pieces)
+                if not copyable(pieces):
+                    held = Held()
+                    self.budget.take(size)
+                    for piece in pieces:
+                        async for chunk in piece.chunks():
+                            held.add(memoryview(chunk))
+                    pieces = [held]
+                try:
+                    return await target.put_part(number, pieces)
+                finally:
+                    if isinstance(pieces[0], Held):
+                        self.budget.free(size)
+
+        tasks = [asyncio.create_task(make(number, spans)) for number, spans in enumerate(plan, 1)]
+        try:
+            return tuple(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _copy_whole(self, upload: Upload, moved: Upload) -> str:
+        """Copy an upload's object to where the record `moved` says, and return the ETag of the copy."""
+        source, size = self.names.key(upload), upload.offset
+        if size <= self.settings.copy_bytes:
+            headers = object_headers(upload, self.settings)
+            answer = await self.bucket.call(
+                "copy_object",
+                Key=self.names.key(moved),
+                CopySource={"Bucket": self.bucket.name, "Key": source},
+                MetadataDirective="REPLACE",
+                **({"TaggingDirective": "REPLACE"} if self.settings.tags else {}),
+                **({"ChecksumAlgorithm": "CRC32C"} if self.settings.checksum != "none" else {}),
+                **headers,
+            )
+            return str(answer["CopyObjectResult"]["ETag"]).strip('"')
+        storage = {name: value for name, value in moved.storage.items() if name != "etag"}
+        copy = moved.changed(storage={**storage, "multipart": await self._begin(moved)})
+        try:
+            parts = await self._copy(copy, copy_plan([size], self.settings.copy_bytes), [source])
+            try:
+                return (await self._assemble(copy.changed(parts=parts, tail=())))[0]
+            except Gone as error:  # the copy, and not what is copied
+                raise StoreUnavailable("a copy in the storage did not come about") from error
+        except TusError:
+            with contextlib.suppress(TusError):
+                await self._abort(copy)
+            raise
+
+    def _target(self, upload: Upload) -> Target:
+        return Target(self.bucket, self.names, self.settings, upload)
 
     # Leftovers
 
     async def _clean(self, upload: Upload) -> None:
         """Delete segments that a former request replaced, now that the record no longer has them."""
         names = self._garbage.pop(upload.id, set()) - {segment.name for segment in upload.tail}
-        await _Target(self, upload).delete_segments(names)
+        await self._target(upload).delete_segments(names)
 
     async def _delete_rest(self, upload: Upload) -> None:
         """Delete the segments of a complete upload; what fails is left to the reaper."""
@@ -413,71 +444,6 @@ class S3Store:
             with contextlib.suppress(Gone):
                 place = {"Key": self.names.key(upload), "UploadId": upload.storage["multipart"]}
                 await self.bucket.call("abort_multipart_upload", **place)
-
-
-class _Target:
-    """The calls of one upload."""
-
-    def __init__(self, store: S3Store, upload: Upload) -> None:
-        self.part_size = int(upload.storage["part_size"])
-        self.unit = min(self.part_size, max(MIN_PART, store.settings.memory // 4))
-        self.concurrency = store.settings.concurrency
-        self._store = store
-        self._upload = upload
-        self._key = store.names.key(upload)
-
-    def stored(self, segment: Segment, *, verified: bool = True) -> Stored:
-        key = self._store.names.segments(self._upload.id, verified=verified) + segment.name
-        read = self._store.bucket.read
-        return Stored(read, key, 0, segment.size, crc=segment.crc, name=segment.name)
-
-    async def put_segment(self, name: str, pieces: list[Piece], *, verified: bool = True) -> None:
-        key = self._store.names.segments(self._upload.id, verified=verified) + name
-        await self._put("put_object", pieces, Key=key)
-
-    async def put_part(self, number: int, pieces: list[Piece]) -> Part:
-        multipart = self._upload.storage.get("multipart")
-        if multipart is None:
-            return await self._put("put_object", pieces, Key=self._key, **self._store._object_headers(self._upload))
-        place = {"Key": self._key, "UploadId": multipart, "PartNumber": number}
-        bucket = self._store.bucket
-        if (source := copyable(pieces)) is None:
-            try:
-                return await self._put("upload_part", pieces, **place)
-            except Refused as error:
-                if error.reason in CUT_OFF:
-                    # Some just hang up on who sends a part of what they do not have; versitygw does.
-                    with contextlib.suppress(StoreUnavailable):
-                        await bucket.call("list_parts", Key=self._key, UploadId=multipart, MaxParts=1)
-                raise
-        answer = await bucket.call(
-            "upload_part_copy",
-            CopySource={"Bucket": bucket.name, "Key": source.key},
-            CopySourceRange=f"bytes={source.start}-{source.stop - 1}",
-            **place,
-        )
-        made = answer["CopyPartResult"]
-        # What the storage says of bytes that nobody here has seen; completing has to name it.
-        crc = decoded_crc(made.get("ChecksumCRC32C")) if source.crc is None else source.crc
-        return Part(source.size, str(made["ETag"]).strip('"'), crc)
-
-    async def delete_segments(self, names: Iterable[str], *, verified: bool = True) -> None:
-        prefix = self._store.names.segments(self._upload.id, verified=verified)
-        try:
-            await self._store.bucket.delete([prefix + name for name in names])
-        except TusError as error:
-            _log.warning("segments are left to the reaper", upload=self._upload.id, error=error.message)
-
-    async def _put(self, operation: str, pieces: list[Piece], **parameters: Any) -> Part:
-        crc = whole_crc(Part(piece.size, "", piece.crc) for piece in pieces)
-        if self._store.settings.checksum != "none" and crc is not None:
-            parameters["ChecksumCRC32C"] = encoded_crc(crc)
-        body = Outgoing(pieces)
-        try:
-            answer = await self._store.bucket.call(operation, Body=body, **parameters)
-        except TusError as error:
-            raise body.error or error from None
-        return Part(body.size, str(answer["ETag"]).strip('"'), crc)
 
 
 def _crc_in(upload: Upload) -> int | None:

@@ -16,12 +16,13 @@ _MANIFEST, _TAIL, _UNVERIFIED = ".info", ".tail", ".unverified"
 class Names:
     """Keys under one prefix."""
 
-    def __init__(self, prefix: str, form: str) -> None:
-        """Give objects keys of a form with `{id}` and maybe `{date}`."""
+    def __init__(self, prefix: str, form: str, quarantine: str | None = None) -> None:
+        """Give objects keys of a form with `{id}` and maybe `{date}`, in quarantine or not."""
         self._prefix = prefix
         self._form = form
         before, _, after = (re.escape(part).replace(r"\{date\}", r"[\d/]{10}") for part in form.partition("{id}"))
-        self._pattern = re.compile(f"{before}({UPLOAD_ID.pattern}){after}", re.ASCII)
+        apart = f"(?:{re.escape(quarantine)}/)?" if quarantine else ""
+        self._pattern = re.compile(f"{apart}{before}({UPLOAD_ID.pattern}){after}", re.ASCII)
 
     def path_of(self, upload: Upload) -> str:
         """Return where a new upload's object is to be, behind the prefix."""
@@ -33,7 +34,14 @@ class Names:
         Raises:
             Forbidden: it is one of the server's own objects, or one that not every storage takes.
         """
-        path = upload.storage["path"]
+        return self.at(upload, upload.storage["path"])
+
+    def at(self, upload: Upload, path: str) -> str:
+        """Return the key that the upload's object has at another path.
+
+        Raises:
+            Forbidden: as for `key`.
+        """
         parts = path.split("/")
         # A path comes from a plugin or from a manifest; neither may lead to our own objects.
         if any(not part or part in (".", "..") or not part.isprintable() for part in parts):

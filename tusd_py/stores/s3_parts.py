@@ -123,13 +123,13 @@ class Span(NamedTuple):
         return self.stop - self.start
 
 
-def copy_plan(sizes: Sequence[int]) -> list[list[Span]]:
+def copy_plan(sizes: Sequence[int], piece: int = COPY_BYTES) -> list[list[Span]]:
     """Return the parts of a concatenation of objects of these sizes, each as the spans that make it.
 
     A part of one span of at least `MIN_PART` can be copied inside the storage; all others are small and have to be read
     and sent. What is too small for a part is put together with the begin of what follows.
     """
-    limit = max(COPY_BYTES, math.ceil(sum(sizes) / (MAX_PARTS // 2)))
+    limit = max(piece, math.ceil(sum(sizes) / (MAX_PARTS // 2)))
     parts: list[list[Span]] = []
     small: list[Span] = []
     for source, size in enumerate(sizes):

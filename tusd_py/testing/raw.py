@@ -123,6 +123,11 @@ class Connection:
                 body = await self._reader.read()
             return Answer(status, headers, body)
 
+    async def until(self, text: bytes, timeout: float = TIMEOUT_SECONDS) -> bytes:
+        """Wait until the server has sent this, and return all up to its end."""
+        async with asyncio.timeout(timeout):
+            return await self._reader.readuntil(text)
+
     async def rest(self, timeout: float = TIMEOUT_SECONDS) -> bytes:
         """Wait until the server closes the connection, and return what it sent before."""
         async with asyncio.timeout(timeout):

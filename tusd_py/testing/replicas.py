@@ -23,7 +23,7 @@ import sysconfig
 import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -171,9 +171,15 @@ class Service:
 class Replicas:
     """The services of a file, started in its order by `with`, and stopped in the opposite one."""
 
-    def __init__(self, file: Path, port: int = 0, variables: Mapping[str, str] | None = None) -> None:
-        """Take what the file leaves open from `variables`; `port` is the one for clients, a free one by default."""
+    def __init__(
+        self, file: Path, port: int = 0, variables: Mapping[str, str] | None = None, profiles: Collection[str] = ()
+    ) -> None:
+        """Take what the file leaves open from `variables`; `port` is the one for clients, a free one by default.
+
+        Services that have profiles are started if one of those is in `profiles`.
+        """
         self._file = file
+        self._profiles = frozenset(profiles)
         self._port = port
         self._variables = {**(variables or {})}
         self._stack = contextlib.ExitStack()
@@ -184,6 +190,8 @@ class Replicas:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tusd-py-replicas-")))
             spec = YAML(typ="safe").load(self._filled(self._file.read_text()))
             for name, service in spec["services"].items():
+                if "profiles" in service and self._profiles.isdisjoint(service["profiles"]):
+                    continue
                 given = service.get("environment", {})
                 known = {name: self._variables.get(name) if value is None else value for name, value in given.items()}
                 service["environment"] = {name: str(value) for name, value in known.items() if value is not None}
@@ -219,7 +227,11 @@ class Replicas:
     @property
     def replicas(self) -> list[Service]:
         """The servers of ours."""
-        return [service for service in self.services.values() if service.spec["image"].startswith("tusd-py:")]
+        return [
+            service
+            for service in self.services.values()
+            if service.spec["image"].startswith("tusd-py:") and service.spec["command"][0] == "serve"
+        ]
 
     def _public(self) -> Service:
         return next(service for service in self.services.values() if "ports" in service.spec)

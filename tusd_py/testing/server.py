@@ -31,13 +31,17 @@ class ServerProcess:
 
     `args` are the arguments of `tusd-py serve`, `env` is added to the environment. The `TUSD_PY_*` settings
     of the calling process are not passed on, so a test means the same on every machine. `timeout` is how
-    many seconds the server may take to accept connections, and to exit once told to.
+    many seconds the server may take to accept connections, and to exit once told to. `python` is the interpreter
+    of another environment in which tusd-py is installed.
     """
 
     _ready = re.compile(r"^You can now upload files to: (\S+)\n", re.MULTILINE)
 
-    def __init__(self, *args: str, env: Mapping[str, str] | None = None, timeout: float = 60.0) -> None:
+    def __init__(
+        self, *args: str, env: Mapping[str, str] | None = None, timeout: float = 60.0, python: str = sys.executable
+    ) -> None:
         self._args = args
+        self._python = python
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TUSD_PY_")}
         self._env = {**inherited, **(env or {})}
         self._timeout = timeout
@@ -85,7 +89,7 @@ class ServerProcess:
             raise ServerProcessError(f"the server is already running as process {self.pid}")
         printed_before = len(self.output())
         # -P: the package that is installed is the one that runs, whatever lies in the current directory.
-        command = [sys.executable, "-P", "-m", "tusd_py", *self._command(), *self._args]
+        command = [self._python, "-P", "-m", "tusd_py", *self._command(), *self._args]
         self._process = subprocess.Popen(  # noqa: S603 - a test starts the server it was written for
             command,
             env=self._env,
@@ -147,9 +151,15 @@ class ServerProcess:
 
 
 class WorkerProcess(ServerProcess):
-    """`tusd-py worker`, whose `url` is its name."""
+    """`tusd-py worker`, whose `url` is its name; `pages` is where it shows itself, given `--worker-listen`."""
 
     _ready = re.compile(r"^You can now leave jobs to: (\S+)\n", re.MULTILINE)
 
     def _command(self) -> list[str]:
         return ["worker"]
+
+    @property
+    def pages(self) -> str:
+        """The URL below which are its metrics and health checks, as the worker that was started last printed it."""
+        found: list[str] = re.findall(r"^It shows itself at: (\S+)$", self.output(), re.MULTILINE)
+        return found[-1]

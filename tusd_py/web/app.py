@@ -45,7 +45,7 @@ class Server:
 
     def _add_routes(self) -> None:
         router, path = self.app.router, self.parts.config.collection_path
-        add_health_routes(router, self.parts, self.stopping)
+        add_health_routes(router, self.parts.uploads.problem, self.stopping)
         StatusApi(self.parts, self.adapter, self.stopping).add_routes(router)
         for route in self.parts.routes:
             router.add_route(route.method, route.path, self._plugin_page(route))

@@ -57,7 +57,7 @@ async def checked(store, data, name, settings=None):
     """Return the verdict of the plugin with these settings on bytes in a store; it runs in a thread, as its jobs do."""
     upload = await stored(store, data, name)
     async with hooks_of(tusd_py_pii, settings):
-        return await asyncio.to_thread(tusd_py_pii.check, upload, store.content(upload))
+        return await asyncio.to_thread(tusd_py_pii.check, upload, store.content(upload), lambda done: None)
 
 
 async def test_the_verdict_names_types_columns_and_counts(store):

@@ -240,7 +240,13 @@ def test_processes_give_the_same_report(tmp_path):
         "".join(json.dumps({"t": f"{n} p{n}@corp.io {CARD if n % 7 == 0 else ''}"}) + "\n" for n in range(3000))
     )
     source = FileSource(str(path))
-    assert scan_file(source, SCAN, run=in_processes(2), task_bytes=20_000) == scan_file(source, SCAN)
+    told: list[int] = []
+    assert scan_file(source, SCAN, run=in_processes(2), task_bytes=20_000, progress=told.append) == scan_file(
+        source, SCAN
+    )
+    assert len(told) > 2
+    assert told == sorted(told)
+    assert told[-1] == path.stat().st_size
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import structlog
 
 from tusd_py import Upload, Verdict, hookimpl
 from tusd_py.config import ConfigError
+from tusd_py.hooks.specs import JobProgress
 from tusd_py.models import Content
 from tusd_py_pii.commands import pii
 from tusd_py_pii.errors import RuleError, ScanFailed
@@ -52,11 +53,11 @@ def register_commands(cli: click.Group) -> None:
 
 
 @hookimpl
-def check(upload: Upload, content: Content) -> Verdict:
+def check(upload: Upload, content: Content, progress: JobProgress) -> Verdict:
     """Scan a complete upload; what cannot be looked into as a whole does not pass."""
     settings = chosen
     try:
-        report = examined(content, settings, upload.metadata.get("filename", ""))
+        report = examined(content, settings, upload.metadata.get("filename", ""), progress)
     except ScanFailed as error:
         return Verdict(ok=False, reasons=(f"pii: {error}",))
     except Exception as error:
@@ -69,8 +70,10 @@ def check(upload: Upload, content: Content) -> Verdict:
     return Verdict(ok=ok, reasons=tuple(f"pii: {reason}" for reason in reasons))
 
 
-def examined(content: Content, settings: Settings, name: str) -> Report:
-    """Return the report of stored bytes.
+def examined(
+    content: Content, settings: Settings, name: str, progress: Callable[[int], None] = lambda done: None
+) -> Report:
+    """Return the report of stored bytes; `progress` hears how many of them have been looked at.
 
     Raises:
         ScanFailed: they cannot be looked into as a whole.
@@ -79,7 +82,7 @@ def examined(content: Content, settings: Settings, name: str) -> Report:
     with content.open() as file:
         is_small = content.size <= settings.inline_bytes and file.read(4) != b"PAR1"
     here = not elsewhere or (is_small and not settings.has_foreign_rules())
-    return settings.examined(source, name, run_here if here else settings.run())
+    return settings.examined(source, name, run_here if here else settings.run(), progress)
 
 
 def _write(report: Report, path: Path) -> None:

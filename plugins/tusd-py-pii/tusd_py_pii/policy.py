@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -126,14 +126,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise RuleError(f"there is no model {self.model!r}")
         return Question(self.model, known[self.model], self.model_options, self.model_cells)
 
-    def examined(self, source: Source, name: str, run: Run) -> Report:
-        """Return the report of a file, with a model's advice if one is asked.
+    def examined(
+        self, source: Source, name: str, run: Run, progress: Callable[[int], None] = lambda done: None
+    ) -> Report:
+        """Return the report of a file, with a model's advice if one is asked; `progress` hears how far the scan is.
 
         Raises:
             ScanFailed: it cannot be looked into as a whole.
         """
         scan = self.scan()
-        report = scan_file(source, scan, name=name, run=run)
+        report = scan_file(source, scan, name=name, run=run, progress=progress)
         question = self.question()
         if question is None or report.format in ("empty", "binary"):
             return report

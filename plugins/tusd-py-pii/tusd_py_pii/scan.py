@@ -201,9 +201,15 @@ def run_here(source: Source, tasks: Sequence[Task], scan: Scan) -> Iterator[Repo
 
 
 def scan_file(
-    source: Source, scan: Scan, *, name: str = "", run: Run = run_here, task_bytes: int = TASK_BYTES
+    source: Source,
+    scan: Scan,
+    *,
+    name: str = "",
+    run: Run = run_here,
+    task_bytes: int = TASK_BYTES,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Report:
-    """Return the report of a file.
+    """Return the report of a file; `progress` hears how many of its bytes are in pieces that are done.
 
     Raises:
         ScanFailed: it cannot be looked into as a whole; the message says why.
@@ -211,9 +217,11 @@ def scan_file(
     try:
         with source.open() as file:
             tasks = plan(file, name, scan.limits, task_bytes)
+            size = file.seek(0, 2)
         total = Report(samples=scan.samples)
-        for report in run(source, tasks, scan):
+        for number, report in enumerate(run(source, tasks, scan), 1):
             total += report
+            progress(size * number // len(tasks))
     except MemoryError:
         raise ScanFailed("it needs more memory than a scan may use") from None
     except RecursionError:

@@ -123,10 +123,13 @@ async def test_stages_get_a_verdict(tmp_path):
         upload = Upload(
             id="a", created_at=made, updated_at=made, metadata={"filename": "rows.jsonl"}, status=Status.CHECKING
         )
-        verdict = tusd_py_validate.check(upload, Stored())
+        told: list[int] = []
+        verdict = tusd_py_validate.check(upload, Stored(), lambda done, total: told.append(done))
         assert (verdict.ok, len(verdict.reasons)) == (False, 5)
+        assert told
+        assert all(0 <= done <= path.stat().st_size for done in told)
         path.write_bytes(GOOD)
-        assert tusd_py_validate.check(upload, Stored()).ok
+        assert tusd_py_validate.check(upload, Stored(), lambda done, total: None).ok
     assert of_content(Stored()).path is None
 
 

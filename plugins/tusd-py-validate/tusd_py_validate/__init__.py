@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tusd_py import Reject, Upload, Verdict, hookimpl
+from tusd_py.hooks.specs import JobProgress
 from tusd_py.models import Content
 from tusd_py_validate.settings import read
 
@@ -65,9 +66,9 @@ def pre_finish(upload: Upload, content: Content) -> None:
 
 
 @hookimpl
-def check(upload: Upload, content: Content) -> Verdict:
-    """Check all of an upload."""
-    problems = checks.of_content(content, upload.metadata)
+def check(upload: Upload, content: Content, progress: JobProgress) -> Verdict:
+    """Check all of an upload; the progress is that of the pass over its bytes that is under way."""
+    problems = checks.of_content(content, upload.metadata, lambda step, done, total: progress(done, total))
     return Verdict(ok=not problems, reasons=[str(problem) for problem in problems])
 
 

@@ -19,7 +19,7 @@ from tusd_py.models import Content
 from tusd_py_validate import archives, checksums, child, filetypes, formats, lines, rows, tables, text
 from tusd_py_validate.detect import HEAD, detect
 from tusd_py_validate.policy import Policy
-from tusd_py_validate.problems import Problem, Problems, Stop, TimeUp, Watch, printable
+from tusd_py_validate.problems import Problem, Problems, Progress, Stop, TimeUp, Watch, printable
 from tusd_py_validate.schemas import Schema, SchemaError, Schemas
 from tusd_py_validate.settings import Settings
 from tusd_py_validate.source import Source, blocks, of_content
@@ -115,9 +115,12 @@ class Checks:
             return self.of_content(content, metadata)
         return self.quick(of_content(content), metadata)
 
-    def of_content(self, content: Content, metadata: Mapping[str, str]) -> Sequence[Problem]:
+    def of_content(
+        self, content: Content, metadata: Mapping[str, str], progress: Progress | None = None
+    ) -> Sequence[Problem]:
         """Return what is wrong with all of an upload."""
-        return self.whole(of_content(content), metadata).problems
+        watch = Watch(progress, self.settings.max_seconds)
+        return self.whole(of_content(content), metadata, watch).problems
 
     def schema_for(self, metadata: Mapping[str, str]) -> Schema | None:
         """Return the schema that an upload has to fit; raises `SchemaError` if it cannot be used."""

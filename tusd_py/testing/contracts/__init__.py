@@ -20,6 +20,6 @@ pytest.register_assert_rewrite(f"{__name__}.store", f"{__name__}.state", f"{__na
 from tusd_py.testing.contracts.locker import LockerContract  # noqa: E402
 from tusd_py.testing.contracts.parts import Tap, new_upload, wait_until  # noqa: E402
 from tusd_py.testing.contracts.state import StateContract  # noqa: E402
-from tusd_py.testing.contracts.store import StoreContract  # noqa: E402
+from tusd_py.testing.contracts.store import MovableContract, StoreContract  # noqa: E402
 
-__all__ = ["LockerContract", "StateContract", "StoreContract", "Tap", "new_upload", "wait_until"]
+__all__ = ["LockerContract", "MovableContract", "StateContract", "StoreContract", "Tap", "new_upload", "wait_until"]

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from tusd_py.errors import AlreadyExists, Fenced, InvalidRequest
@@ -299,6 +300,27 @@ class StateContract:
         assert await state.due_jobs(at, 1) == [jobs[2]]
         await state.save_job(jobs[2].taken(due_at=None), jobs[2].fence)
         assert await state.due_jobs(at + timedelta(hours=1), 10) == [jobs[0], jobs[3]]
+
+    async def test_queue(self, state: State) -> None:
+        """Jobs whose turn has come are counted by stage and status, and with the time when the first was due."""
+        at = now().replace(microsecond=0)
+        jobs = [
+            new_job(f"u{number}", "check" if number % 2 else "deliver", "a", due_at=due)
+            for number, due in enumerate([None, at, at - timedelta(hours=1), at - timedelta(hours=2), at])
+        ]
+        for job in jobs:
+            await state.add_jobs([job])
+        await state.save_job(jobs[1].taken(status=JobStatus.RUNNING), jobs[1].fence)
+        await state.save_job(jobs[4].taken(status=JobStatus.DONE), jobs[4].fence)
+        assert sorted(msgspec.structs.astuple(queued) for queued in await state.queue()) == [
+            ("check", "running", 1, at),
+            ("check", "waiting", 1, at - timedelta(hours=2)),
+            ("deliver", "waiting", 1, at - timedelta(hours=1)),
+        ]
+        for upload_id in ("u1", "u3"):
+            await self._insert(state, [upload := new_upload(id=upload_id)])
+            await state.remove(upload.id)
+        assert [queued.stage for queued in await state.queue()] == ["deliver"]
 
     async def test_list_jobs(self, state: State) -> None:
         """Jobs are listed by their status of now, the newest first."""

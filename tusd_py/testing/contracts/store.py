@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from tusd_py import places
 from tusd_py.body import Body
 from tusd_py.errors import AlreadyExists, Gone, ReadTimeout, SizeExceeded, UnexpectedEnd
 from tusd_py.models import Concat, Status, Upload
-from tusd_py.stores.base import Concatenable, Readable, Store, Terminable
+from tusd_py.stores.base import Concatenable, Movable, Readable, Store, Terminable
 from tusd_py.testing.contracts.parts import Tap, new_upload, second, wait_until
 
 
@@ -21,8 +22,8 @@ async def no_progress(upload: Upload) -> None:
     """Ignore how far it is."""
 
 
-class StoreContract:
-    """What every store does; a store that lacks a capability fails the tests of that capability."""
+class StoreFixtures:
+    """What tests of a store begin with."""
 
     @pytest.fixture
     def make_store(self) -> Callable[[], Store]:
@@ -50,6 +51,10 @@ class StoreContract:
         assert isinstance(store, Readable)
         content = store.content(upload)
         return b"".join([chunk async for chunk in content.chunks(0, content.size)])
+
+
+class StoreContract(StoreFixtures):
+    """What every store does; a store that lacks a capability fails the tests of that capability."""
 
     async def test_new_upload_is_empty(self, store: Store) -> None:
         """A new upload has no bytes."""
@@ -305,3 +310,99 @@ class StoreContract:
         """A store that works has no problem, and looking for one leaves nothing behind."""
         assert await store.problem() is None
         assert [upload_id async for upload_id in store.ids()] == []
+
+
+class MovableContract(StoreFixtures):
+    """What a store does that can move uploads."""
+
+    async def _apart(self, store: Store, data: bytes, **changes: Any) -> Upload:
+        """Return a finished upload that was created under a prefix of its own."""
+        storage = {**changes.pop("storage", {}), "under": "apart"}
+        return await store.finish(await self._stored(store, data, storage=storage, **changes))
+
+    async def test_created_apart(self, store: Store, make_store: Callable[[], Store]) -> None:
+        """An upload can begin under a prefix; its record says where its bytes are and where they belong."""
+        upload = await self._apart(store, b"01234")
+        assert upload.storage["path"] == f"apart/{upload.storage['home']}"
+        assert await self._bytes(store, upload) == b"01234"
+        async with second(store, make_store) as again:
+            assert (await again.load(upload.id) or upload).storage["path"] == upload.storage["path"]
+
+    async def test_move(self, store: Store, make_store: Callable[[], Store]) -> None:
+        """Until it is cleared the bytes are at both places, and afterwards at the new one alone."""
+        assert isinstance(store, Movable)
+        upload = await self._apart(store, b"01234", metadata={"filename": "a.txt"})
+        moved = await store.move(upload, upload.storage["home"])
+        assert (moved.storage["path"], moved.storage["left"]) == (upload.storage["home"], upload.storage["path"])
+        assert "home" not in moved.storage
+        assert await self._bytes(store, upload) == await self._bytes(store, moved) == b"01234"
+        await store.save(moved)
+        await store.clear(moved)
+        await store.clear(moved)
+        with pytest.raises(Gone):
+            await self._bytes(store, upload)
+        again = make_store()
+        await again.open()
+        found = await again.load(upload.id)
+        assert found is not None
+        assert await self._bytes(again, found) == b"01234"
+        await again.aclose()
+
+    async def test_move_there_and_back(self, store: Store) -> None:
+        """What was moved can be moved again, to where it was before as well."""
+        assert isinstance(store, Movable)
+        upload = await store.finish(await self._stored(store, b"01234"))
+        home = upload.storage["path"]
+        for path in (f"apart/{home}", home, f"apart/{home}"):
+            upload = await store.move(upload, path)
+            await store.clear(upload)
+            upload = places.settled(upload)
+            assert (upload.storage["path"], upload.storage.get("home")) == (path, home if path != home else None)
+            assert await self._bytes(store, upload) == b"01234"
+
+    async def test_move_again(self, store: Store) -> None:
+        """A move of which no record tells is repeated."""
+        assert isinstance(store, Movable)
+        upload = await self._apart(store, b"01234")
+        await store.move(upload, upload.storage["home"])
+        moved = await store.move(upload, upload.storage["home"])
+        await store.clear(moved)
+        assert await self._bytes(store, moved) == b"01234"
+
+    async def test_move_onto_another(self, store: Store) -> None:
+        """The bytes of another upload are never replaced, neither by a move nor by what would be moved there."""
+        assert isinstance(store, Movable)
+        one = await store.finish(await self._stored(store, b"one", storage={"path": "folder/name"}))
+        with pytest.raises(AlreadyExists):
+            await self._apart(store, b"two", storage={"path": "folder/name"})
+        two = await store.finish(await self._stored(store, b"two"))
+        with pytest.raises(AlreadyExists):
+            await store.move(two, "folder/name")
+        assert await self._bytes(store, one) == b"one"
+        assert await self._bytes(store, two) == b"two"
+
+    async def test_clear_what_was_begun(self, store: Store) -> None:
+        """Of a move that was cut off the copy is deleted if there is one, and never what is another's."""
+        assert isinstance(store, Movable)
+        other = await store.finish(await self._stored(store, b"01234", storage={"path": "folder/name"}))
+        upload = await self._apart(store, b"01234")
+        home = upload.storage["home"]
+        await store.clear(places.moving(upload, home))
+        await store.move(upload, home)
+        await store.clear(places.moving(upload, home))
+        with pytest.raises(Gone):
+            await self._bytes(store, places.moved(upload, home))
+        await store.clear(places.moving(upload, "folder/name"))
+        for each in (upload, other):
+            assert await self._bytes(store, each) == b"01234"
+
+    async def test_remove_amid_a_move(self, store: Store) -> None:
+        """Of an upload whose move is not over, neither copy is left."""
+        assert isinstance(store, Movable)
+        assert isinstance(store, Terminable)
+        upload = await self._apart(store, b"01234")
+        await store.move(upload, upload.storage["home"])
+        await store.remove(places.moving(upload, upload.storage["home"]))
+        for record in (upload, places.moved(upload, upload.storage["home"])):
+            with pytest.raises(Gone):
+                await self._bytes(store, record)

@@ -1,8 +1,8 @@
 """A dataset's whole way: uploaded, validated, scanned for personal data, then catalogued and delivered, or quarantined.
 
-    python examples/12_pipeline.py                       on the embedded defaults: files, SQLite, jobs in the server
-    python examples/12_pipeline.py --scale-out           on S3, Redis, PostgreSQL and two workers
-    python examples/12_pipeline.py --megabytes 2000      instead of 200
+    python examples/11_pipeline.py                       on the embedded defaults: files, SQLite, jobs in the server
+    python examples/11_pipeline.py --scale-out           on S3, Redis, PostgreSQL and two workers
+    python examples/11_pipeline.py --megabytes 2000      instead of 200
 
 It makes a dataset of which it knows the truth: conversations in JSON Lines, people in CSV and measurements in Parquet,
 each once clean and once, smaller, with faults. tuspy uploads them all. Then the verdicts, the lines that they name,
