@@ -161,7 +161,7 @@ class Catalog:
                 with self._writing().begin() as connection:
                     return _put(connection, entry)
             except IntegrityError:
-                # Somebody else took the version, or stored the same upload, since we looked.
+                # Somebody else stored the same upload since we looked.
                 if attempt == ATTEMPTS - 1:
                     raise
         raise AssertionError("unreachable")
@@ -266,13 +266,18 @@ def _number_of(connection: sa.Connection, upload_id: str) -> int | None:
 
 
 def _put(connection: sa.Connection, entry: Entry) -> Entry | None:
+    owner = entry.owner or ""
+    if connection.dialect.name == "postgresql":
+        # One after the other, or two that count the versions of the same dataset get the same number. SQLite has one
+        # writer at a time anyway.
+        name = sa.func.hashtextextended(f"{owner}\n{entry.name}", 0)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(name)))
     query = sa.select(entries.c.number, entries.c.state, entries.c.version).where(
         entries.c.upload_id == entry.upload_id
     )
     known = connection.execute(query.with_for_update()).one_or_none()
     if known is not None and known.state == REMOVED:
         return None
-    owner = entry.owner or ""
     values = {
         "state": ACCEPTED,
         "filename": entry.filename,
