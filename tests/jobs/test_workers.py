@@ -1,11 +1,20 @@
-"""Workers share the jobs of a server by Redis, and neither their death nor a Redis that forgets loses one."""
+"""Workers share the jobs of a server by Redis, and neither their death nor a Redis that forgets loses one.
+
+TUSD_PY_CHAOS_KILLS is how many processes are killed at random, and TUSD_PY_CHAOS_SEED repeats the choices of a run.
+"""
 
 import asyncio
 import contextlib
+import os
 import random
+
+import pytest
 
 from tusd_py.testing.contracts import wait_until
 from tusd_py.testing.raw import RawClient
+
+KILLS = int(os.environ.get("TUSD_PY_CHAOS_KILLS", "8"))
+SEED = os.environ.get("TUSD_PY_CHAOS_SEED", "5")
 
 
 async def test_workers_share_jobs(crew, crew_house):
@@ -101,13 +110,14 @@ async def test_flushed_redis(crew, crew_house):
     assert len(house.log(done, event="begin")) == 6
 
 
+@pytest.mark.timeout(120 + 5 * KILLS)
 async def test_random_kills(crew, crew_house):
     """However often server, workers and Redis die, every job ends, in order, and no delivery differs from another."""
     house = crew_house
     (house.folder / "go").touch()
-    dice = random.Random(5)
+    dice = random.Random(SEED)
     urls = []
-    for victim in dice.sample([house.server, *crew.workers, crew.redis] * 2, 8):
+    for victim in dice.sample([house.server, *crew.workers, crew.redis] * KILLS, KILLS):
         for _ in range(3):
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 urls.append(await house.upload(b"%d" % len(urls)))
@@ -120,4 +130,4 @@ async def test_random_kills(crew, crew_house):
         assert house.in_order(url)
         delivered = [(line["sha256"], line["facts"]) for line in house.log(url, event="end", stage="deliver")]
         assert all(delivery == delivered[0] for delivery in delivered)
-    assert len(urls) >= 20
+    assert len(urls) >= 2 * KILLS
