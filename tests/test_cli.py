@@ -82,7 +82,9 @@ def test_help_lists_every_command(run):
 @pytest.mark.parametrize("command", [*[[name] for name in COMMANDS], *[["uploads", name] for name in SUBCOMMANDS]])
 def test_help_of_a_command_begins_with_what_it_does(run, command):
     """Every command explains itself in a sentence, and no line is wider than a terminal."""
-    said = run(*command, "-h").stdout
+    result = run(*command, "-h")
+    assert result.exit_code == 0, (result.exception, result.output)
+    said = result.stdout
     usage, sentence = said.splitlines()[0], said.splitlines()[2]
     assert usage.startswith(f"Usage: tusd-py {' '.join(command)} ")
     assert re.match(r"  [A-Z][^.]+", sentence)
