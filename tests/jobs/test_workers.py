@@ -1,10 +1,12 @@
 """Workers share the jobs of a server by Redis, and neither their death nor a Redis that forgets loses one.
 
-TUSD_PY_CHAOS_KILLS is how many processes are killed at random, and TUSD_PY_CHAOS_SEED repeats the choices of a run.
+TUSD_PY_CHAOS_KILLS is how often a process is killed, or Redis emptied, at random, and TUSD_PY_CHAOS_SEED repeats the
+choices of a run.
 """
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 
@@ -110,20 +112,32 @@ async def test_flushed_redis(crew, crew_house):
     assert len(house.log(done, event="begin")) == 6
 
 
+def restart(process):
+    """Kill a process where it stands, and start it again."""
+    process.kill()
+    process.start()
+
+
 @pytest.mark.timeout(120 + 5 * KILLS)
 async def test_random_kills(crew, crew_house):
-    """However often server, workers and Redis die, every job ends, in order, and no delivery differs from another."""
+    """However often server, workers and Redis die or forget, every job ends, in order, and all deliveries are alike."""
     house = crew_house
     (house.folder / "go").touch()
     dice = random.Random(SEED)
     urls = []
-    for victim in dice.sample([house.server, *crew.workers, crew.redis] * KILLS, KILLS):
+
+    def flush():
+        with crew.redis.client() as client:
+            client.flushall()
+
+    processes = [house.server, *crew.workers, crew.redis]
+    harms = [*(functools.partial(restart, process) for process in processes), flush]
+    for harm in dice.sample(harms * KILLS, KILLS):
         for _ in range(3):
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 urls.append(await house.upload(b"%d" % len(urls)))
         await asyncio.sleep(dice.uniform(0, 0.2))  # so that it is anywhere in the stages
-        victim.kill()
-        victim.start()
+        harm()
     for url in urls:
         shown = await house.until(url, lambda shown: all(job["ended_at"] for job in shown["jobs"]), 40)
         assert {job["status"] for job in shown["jobs"]} == {"done"}
