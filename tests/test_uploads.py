@@ -31,7 +31,7 @@ from tusd_py.hooks.plugins import plugin_manager
 from tusd_py.hooks.specs import hookimpl
 from tusd_py.lockers.file import FileLocker
 from tusd_py.lockers.memory import MemoryLocker
-from tusd_py.models import Changes, Concat, Request, Status, Upload, now
+from tusd_py.models import Changes, Concat, Job, JobStatus, Request, Status, Upload, Verdict, now
 from tusd_py.state.base import Filter
 from tusd_py.state.memory import MemoryState
 from tusd_py.state.sqlite import SqliteState
@@ -522,6 +522,46 @@ async def test_tombstones_are_forgotten(make: Make) -> None:
     assert await uploads.rebuild_all() == 0
     with pytest.raises(NotFound):
         await uploads.head(REQUEST, upload.id)
+
+
+class _Busy(MemoryState):
+    """A state in which a worker begins a job whenever the jobs have been read, a few times."""
+
+    beginnings = 0
+
+    async def jobs(self, upload_id: str) -> list[Job]:
+        found = await super().jobs(upload_id)
+        if self.beginnings and found:
+            self.beginnings -= 1
+            await self.save_job(found[0].taken(status=JobStatus.RUNNING, due_at=None), found[0].fence)
+        return found
+
+
+async def test_terminated_while_a_worker_begins_its_job() -> None:
+    """The upload ends all the same, its job is called off, and plugins are told."""
+    ended: list[Status] = []
+
+    class Plugin:
+        @hookimpl
+        def check(self, upload: Upload) -> Verdict:
+            return Verdict(ok=True)
+
+        @hookimpl
+        def post_terminate(self, upload: Upload) -> None:
+            ended.append(upload.status)
+
+    manager = plugin_manager(entry_points=False)
+    manager.register(Plugin())
+    hooks, state = Hooks(manager, timeout=5), _Busy()
+    await hooks.start()
+    uploads = Uploads(MemoryStore(), state, MemoryLocker(), hooks, Rules(lock_timeout=5))
+    upload = await created(uploads, b"0123456789")
+    state.beginnings = 3
+    assert (await uploads.terminate(REQUEST, upload.id)).status is Status.TERMINATED
+    [job] = await state.jobs(upload.id)
+    assert job.due_at is not None
+    await hooks.stop(5)
+    assert ended == [Status.TERMINATED]
 
 
 # Concatenation

@@ -18,7 +18,7 @@ import structlog
 from tusd_py import places
 from tusd_py.backends import Backends
 from tusd_py.body import Body
-from tusd_py.errors import AlreadyExists, Gone, NotFinished, Reject, StorageFull, TusError
+from tusd_py.errors import AlreadyExists, Fenced, Gone, NotFinished, Reject, StorageFull, TusError
 from tusd_py.models import Request, Status, Upload, now, total_length
 from tusd_py.stages import first_status, opened, planned
 from tusd_py.stores.base import Concatenable, Movable, Progress, Readable
@@ -218,13 +218,22 @@ class Claim:
             await self.save(tombstone)
         if status is not Status.LOST:
             await self._backends.remove_bytes(tombstone)
-        for job in await self._backends.state.jobs(self.upload.id) if self.upload.finished_at else []:
-            if not job.status.has_ended:
-                # Who looks at it cancels it; who is at it has lost it.
-                await self._backends.state.save_job(job.taken(due_at=now()), job.fence)
+        if self.upload.finished_at:
+            await self._call_off_jobs()
         self._backends.jobs_due.set()
         _log.info("upload ended", upload=self.upload.id, status=status.value, reason=reason)
         self._hooks.post_terminate(self.upload)
+
+    async def _call_off_jobs(self) -> None:
+        """Have the jobs of an ended upload looked at: who does that cancels them, and who is at one has lost it."""
+        state = self._backends.state
+        for name in [job.id for job in await state.jobs(self.upload.id)]:
+            # A worker that begins or ends it in this moment changes its number.
+            while job := next((job for job in await state.jobs(self.upload.id) if job.id == name), None):
+                with contextlib.suppress(Fenced):
+                    if not job.status.has_ended:
+                        await state.save_job(job.taken(due_at=now()), job.fence)
+                    break
 
     async def abandon(self) -> None:
         """Forget a new upload none of whose bytes count: its client gets an error and no URL, so nobody can go on.
@@ -306,7 +315,8 @@ class Claim:
 
     async def _advance(self, stored: Upload) -> None:
         await self.save(stored.with_offset(stored.offset, now(), self._rules.expire_after))
-        self._hooks.post_receive(self.upload)
+        content = self._store.content(self.upload) if isinstance(self._store, Readable) else None
+        self._hooks.post_receive(self.upload, content)
 
     def _head_size(self) -> int:
         length = self.upload.length
