@@ -119,8 +119,9 @@ async def post_create(request, upload):
 
 
 @hookimpl
-async def post_receive(upload):
-    _record("post_receive", upload)
+def post_receive(upload, content):
+    with content.open() as file:
+        _record("post_receive", upload, text=file.read(content.size).decode())
 
 
 @hookimpl

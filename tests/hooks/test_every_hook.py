@@ -302,13 +302,14 @@ async def test_post_create_sees_the_upload_and_its_request(recorded):
     assert (call["method"], call["length"], call["metadata"], call["owner"]) == ("POST", 5, {"colour": "blue"}, "ann")
 
 
-async def test_post_receive_sees_the_offset_after_each_request(recorded):
-    """The hook is told how far the upload has got."""
+async def test_post_receive_sees_the_bytes_after_each_request(recorded):
+    """The hook is told how far the upload has got, and can read that far."""
     url, upload_id = await recorded.create(4)
     await recorded.tus.patch(url, 0, b"ab", AS_ANN)
     await recorded.tus.patch(url, 2, b"cd", AS_ANN)
-    await recorded.call("post_receive", id=upload_id, offset=2)
-    await recorded.call("post_receive", id=upload_id, offset=4)
+    first = await recorded.call("post_receive", id=upload_id, offset=2)
+    last = await recorded.call("post_receive", id=upload_id, offset=4)
+    assert (first["text"], last["text"]) == ("ab", "abcd")
 
 
 async def test_post_finish_sees_an_accepted_upload(recorded):

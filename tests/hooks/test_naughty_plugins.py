@@ -171,7 +171,7 @@ async def test_events_beyond_what_a_slow_observer_can_take_are_dropped_and_count
     with capture_logs() as logs:
         async with hooks_of(Slow()) as hooks:
             for number in range(QUEUE_SIZE + 100):
-                hooks.post_receive(new_upload(offset=number))
+                hooks.post_receive(new_upload(offset=number), None)
             gate.set()
     assert seen == list(range(QUEUE_SIZE)), "those that had room arrived in order"
     told = [line for line in logs if line["event"] == "plugin is too slow: events are dropped"]

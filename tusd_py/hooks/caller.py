@@ -185,9 +185,9 @@ class Hooks:
         """Tell that an upload was created."""
         self._observe("post_create", {"request": request, "upload": upload})
 
-    def post_receive(self, upload: Upload) -> None:
+    def post_receive(self, upload: Upload, content: Content | None) -> None:
         """Tell that bytes arrived."""
-        self._observe("post_receive", {"upload": upload})
+        self._observe("post_receive", {"upload": upload, "content": content})
 
     def post_finish(self, upload: Upload) -> None:
         """Tell that an upload was accepted."""

@@ -162,8 +162,12 @@ async def post_create(request: Request, upload: Upload) -> None:
 
 
 @hookspec
-async def post_receive(upload: Upload) -> None:
-    """See that bytes arrived: at the end of each request that brought some, and every `progress_interval` within it."""
+async def post_receive(upload: Upload, content: Content | None) -> None:
+    """See that bytes arrived: at the end of each request that brought some, and every `progress_interval` within it.
+
+    `content` has the bytes that are there, up to its `size`; it is None if the store does not give bytes back, and what
+    is on S3 can be read only when the upload is complete. `tusd_py.ahead` helps to work on them.
+    """
 
 
 @hookspec

@@ -23,7 +23,7 @@ from tusd_py_pii.rules import read_pack
 from tusd_py.config import ConfigError
 from tusd_py.stores.file import FileStore
 from tusd_py.stores.memory import MemoryStore
-from tusd_py.testing.contracts import Tap, new_upload
+from tusd_py.testing.contracts import Tap, new_upload, wait_until
 from tusd_py.testing.plugins import hooks_of
 from tusd_py.testing.server import ServerProcess
 
@@ -65,6 +65,31 @@ async def test_the_verdict_names_types_columns_and_counts(store):
     verdict = await checked(store, ROWS, "a.jsonl")
     assert not verdict.ok
     assert verdict.reasons == ("pii: card: 10 (10 in text)", "pii: email: 10 (10 in text)")
+
+
+async def test_what_has_arrived_is_scanned_while_the_rest_does(tmp_path):
+    """The report is that of a scan afterwards, and what was scanned on arrival is not looked at again."""
+    filler = json.dumps({"text": "a vector of values is given " * 600}).encode() + b"\n"
+    data = ROWS + filler * (20 * 2**20 // len(filler)) + ROWS
+    settings = {"limits": {"max_record": 2**20}, "hash_key": "a", "report_dir": str(tmp_path)}
+    store = FileStore(tmp_path / "data")
+    await store.open()
+    try:
+        async with hooks_of(tusd_py_pii, settings) as hooks:
+            upload = await stored(store, data, "a.jsonl")
+            told = tmp_path / f"{upload.id}.pii.json"
+            await asyncio.to_thread(tusd_py_pii.check, upload, store.content(upload), lambda done: None)
+            afterwards = told.read_bytes()
+
+            part = upload.changed(offset=18 * 2**20)
+            hooks.post_receive(part, store.content(part))
+            await wait_until(lambda: tusd_py_pii.ahead.answers(upload))
+            path = Path(store.content(upload).url.removeprefix("file://"))
+            await asyncio.to_thread(path.write_bytes, b" " * (len(ROWS) - 1) + data[len(ROWS) - 1 :])
+            await asyncio.to_thread(tusd_py_pii.check, upload, store.content(upload), lambda done: None)
+            assert told.read_bytes() == afterwards
+    finally:
+        await store.aclose()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from tusd_py import Upload, Verdict, hookimpl
+from tusd_py.ahead import Ahead, Pieces
 from tusd_py.config import ConfigError
 from tusd_py.hooks.specs import JobProgress
 from tusd_py.models import Content
@@ -22,10 +23,26 @@ from tusd_py_pii.commands import pii
 from tusd_py_pii.errors import RuleError, ScanFailed
 from tusd_py_pii.policy import Settings, settings_from
 from tusd_py_pii.report import Report
-from tusd_py_pii.scan import run_here, source_of
+from tusd_py_pii.scan import TASK_BYTES, Scanned, Task, plan_ahead, run_here, source_of
+from tusd_py_pii.workers import in_processes
 
 _log = structlog.get_logger("tusd_py_pii")
 chosen = Settings()
+
+
+def _pieces(upload: Upload, content: Content, done: Mapping[Task, Scanned]) -> Pieces[Task, Scanned]:
+    """Scan those pieces of an upload that have arrived and are not done."""
+    source, _ = source_of(content, content.url)
+    scan = next((scan for scan, _ in done.values()), None) or chosen.scan()
+    with source.open() as file:
+        tasks = plan_ahead(file, upload.metadata.get("filename", ""), content.size, scan.limits)
+    tasks = [task for task in tasks if task not in done]
+    if tasks:  # in one process, for others that upload want the machine too
+        for task, report in zip(tasks, in_processes(1)(source, tasks, scan), strict=True):
+            yield task, (scan, report)
+
+
+ahead = Ahead(_pieces)
 
 
 @hookimpl
@@ -53,11 +70,19 @@ def register_commands(cli: click.Group) -> None:
 
 
 @hookimpl
+def post_receive(upload: Upload, content: Content | None) -> None:
+    """Have what is there scanned while the rest arrives, if it is on a disk and more than one piece."""
+    is_wanted = chosen.ahead and not upload.is_partial and upload.offset > TASK_BYTES + chosen.limits.max_record
+    if is_wanted and content is not None and content.url.startswith("file:"):
+        ahead.received(upload, content)
+
+
+@hookimpl
 def check(upload: Upload, content: Content, progress: JobProgress) -> Verdict:
     """Scan a complete upload; what cannot be looked into as a whole does not pass."""
     settings = chosen
     try:
-        report = examined(content, settings, upload.metadata.get("filename", ""), progress)
+        report = examined(content, settings, upload.metadata.get("filename", ""), progress, ahead.taken(upload))
     except ScanFailed as error:
         return Verdict(ok=False, reasons=(f"pii: {error}",))
     except Exception as error:
@@ -71,9 +96,15 @@ def check(upload: Upload, content: Content, progress: JobProgress) -> Verdict:
 
 
 def examined(
-    content: Content, settings: Settings, name: str, progress: Callable[[int], None] = lambda done: None
+    content: Content,
+    settings: Settings,
+    name: str,
+    progress: Callable[[int], None] = lambda done: None,
+    known: Mapping[Task, Scanned] | None = None,
 ) -> Report:
     """Return the report of stored bytes; `progress` hears how many of them have been looked at.
+
+    What is `known` of them is not looked at again.
 
     Raises:
         ScanFailed: they cannot be looked into as a whole.
@@ -82,7 +113,7 @@ def examined(
     with content.open() as file:
         is_small = content.size <= settings.inline_bytes and file.read(4) != b"PAR1"
     here = not elsewhere or (is_small and not settings.has_foreign_rules())
-    return settings.examined(source, name, run_here if here else settings.run(), progress)
+    return settings.examined(source, name, run_here if here else settings.run(), progress, known)
 
 
 def _write(report: Report, path: Path) -> None:

@@ -15,7 +15,7 @@ from tusd_py_pii.errors import RuleError
 from tusd_py_pii.hooks import models, recognizers
 from tusd_py_pii.report import Advice, Report
 from tusd_py_pii.rules import Rule, built_in, chosen, load_pack
-from tusd_py_pii.scan import Run, Scan, Source, scan_file
+from tusd_py_pii.scan import Run, Scan, Scanned, Source, Task, scan_file
 from tusd_py_pii.streams import Limits
 
 Action = Literal["ignore", "report", "quarantine"]
@@ -55,6 +55,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Processes for one file."""
     inline_bytes: int = 4 * 1024 * 1024
     """Text up to this size is scanned without a process of its own, as long as there are built-in rules alone."""
+    ahead: bool = True
+    """Whether files on disk are scanned while their bytes arrive; for nothing if the jobs are run by workers."""
     cluster: str = ""
     """Where the tasks of large files run instead: `dask:tcp://host:8786`, `ray:host:6379`, `ray:auto`."""
     model: str = ""
@@ -127,15 +129,25 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return Question(self.model, known[self.model], self.model_options, self.model_cells)
 
     def examined(
-        self, source: Source, name: str, run: Run, progress: Callable[[int], None] = lambda done: None
+        self,
+        source: Source,
+        name: str,
+        run: Run,
+        progress: Callable[[int], None] = lambda done: None,
+        known: Mapping[Task, Scanned] | None = None,
     ) -> Report:
         """Return the report of a file, with a model's advice if one is asked; `progress` hears how far the scan is.
+
+        Pieces that are `known` are not scanned again.
 
         Raises:
             ScanFailed: it cannot be looked into as a whole.
         """
-        scan = self.scan()
-        report = scan_file(source, scan, name=name, run=run, progress=progress)
+        known = known or {}
+        # That of what is known, so that equal values have equal hashes in all of the report.
+        scan = next((scan for scan, _ in known.values()), None) or self.scan()
+        reports = {task: report for task, (_, report) in known.items()}
+        report = scan_file(source, scan, name=name, run=run, known=reports, progress=progress)
         question = self.question()
         if question is None or report.format in ("empty", "binary"):
             return report

@@ -11,7 +11,7 @@ import functools
 import pickle
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
@@ -29,7 +29,7 @@ from tusd_py_pii.rules import Rule
 from tusd_py_pii.streams import Limits, Reader
 from tusd_py_pii.text import encode
 
-TASK_BYTES = 64 * 1024 * 1024
+TASK_BYTES = 16 * 1024 * 1024
 
 
 class Source(Protocol):
@@ -100,6 +100,18 @@ def plan(file: BinaryIO, name: str, limits: Limits, task_bytes: int = TASK_BYTES
     if not kind.is_splittable:
         return [Task(kind, 0, size)]
     return [Task(kind, start, min(size, start + task_bytes)) for start in range(0, size, task_bytes)]
+
+
+def plan_ahead(file: BinaryIO, name: str, size: int, limits: Limits) -> list[Task]:
+    """Return those tasks of a file that will be as they are now, when more is written behind its first `size` bytes.
+
+    Raises:
+        ScanFailed: the file is broken or beyond the limits, as far as it is there.
+    """
+    # A task reads on to the end of its last line.
+    return [
+        task for task in plan(file, name, limits) if task.format.is_splittable and task.stop + limits.max_record <= size
+    ]
 
 
 def batches(file: BinaryIO, task: Task, limits: Limits, tally: Tally) -> Iterator[Batch]:
@@ -188,6 +200,8 @@ def _is_wanted(found: Found, row: int, offset: int, samples: int) -> bool:
     return samples > 0 and (row, offset) < (found.samples[-1].row, found.samples[-1].offset)
 
 
+Scanned = tuple[Scan, Report]
+"""The report of a task, and what was looked for."""
 Run = Callable[[Source, Sequence[Task], Scan], Iterable[Report]]
 """How tasks are run: here, by processes (`workers.in_processes`), or by a cluster; reports come in the tasks' order."""
 
@@ -207,9 +221,12 @@ def scan_file(
     name: str = "",
     run: Run = run_here,
     task_bytes: int = TASK_BYTES,
+    known: Mapping[Task, Report] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Report:
     """Return the report of a file; `progress` hears how many of its bytes are in pieces that are done.
+
+    Tasks whose reports are `known` are not run again; they have to be of the same scan.
 
     Raises:
         ScanFailed: it cannot be looked into as a whole; the message says why.
@@ -218,9 +235,10 @@ def scan_file(
         with source.open() as file:
             tasks = plan(file, name, scan.limits, task_bytes)
             size = file.seek(0, 2)
-        total = Report(samples=scan.samples)
-        for number, report in enumerate(run(source, tasks, scan), 1):
-            total += report
+        total, known = Report(samples=scan.samples), known or {}
+        others = iter(run(source, [task for task in tasks if task not in known], scan))
+        for number, task in enumerate(tasks, 1):
+            total += known[task] if task in known else next(others)
             progress(size * number // len(tasks))
     except MemoryError:
         raise ScanFailed("it needs more memory than a scan may use") from None

@@ -1,0 +1,98 @@
+"""Work ahead of the check: each piece is done once, as it arrives, and who takes the answers gets those there are."""
+
+import asyncio
+import threading
+
+import pytest
+
+from tusd_py.ahead import MOST_UPLOADS, Ahead
+from tusd_py.testing.contracts import new_upload, wait_until
+
+
+class Tens:
+    """Answers every ten bytes of an upload with their number."""
+
+    def __init__(self):
+        """Wait with nothing yet."""
+        self.may_go, self.has_begun = threading.Event(), threading.Event()
+        self.may_go.set()
+        self.begun, self.over = [], 0
+        self.ahead = Ahead(self.pieces)
+
+    def pieces(self, upload, size, done):
+        """Answer those that are there and not done."""
+        for start in range(0, size - 9, 10):
+            if start not in done:
+                self.begun.append((upload.id, start))
+                self.has_begun.set()
+                assert self.may_go.wait(10)
+                if upload.metadata.get("broken"):
+                    raise ValueError("broken")
+                yield start, start // 10
+        self.over += 1
+
+    async def until_over(self, turns):
+        """Wait for the end of so many turns."""
+        await wait_until(lambda: self.over == turns)
+
+
+@pytest.fixture
+def tens():
+    """Work that has not begun."""
+    return Tens()
+
+
+async def test_each_piece_is_done_once(tens):
+    """What arrives later adds to what is done, and what was taken is forgotten."""
+    upload = new_upload()
+    for turn, size in enumerate((5, 25, 40), 1):
+        tens.ahead.received(upload, size)
+        await tens.until_over(turn)
+    assert tens.begun == [(upload.id, start) for start in (0, 10, 20, 30)]
+    assert tens.ahead.taken(upload) == {0: 0, 10: 1, 20: 2, 30: 3}
+    assert tens.ahead.taken(upload) == {}
+
+
+async def test_an_id_that_is_given_again_is_another_upload(tens):
+    """Answers about the former upload say nothing of the bytes of the next."""
+    former = new_upload()
+    tens.ahead.received(former, 20)
+    await tens.until_over(1)
+    assert tens.ahead.taken(new_upload(id=former.id)) == {}
+
+
+async def test_who_takes_waits_for_the_piece_that_is_worked_on_and_no_longer(tens):
+    """The piece is in the answers, those behind it are not begun, and other uploads have their turn."""
+    upload, other = new_upload(), new_upload()
+    tens.may_go.clear()
+    tens.ahead.received(upload, 1000)
+    assert await asyncio.to_thread(tens.has_begun.wait, 10)
+    tens.ahead.received(other, 20)
+    taking = asyncio.create_task(asyncio.to_thread(tens.ahead.taken, upload))
+    await wait_until(lambda: tens.ahead.answers(upload) is None)
+    assert not taking.done()
+    tens.may_go.set()
+    assert await taking == {0: 0}
+    await tens.until_over(1)
+    assert tens.begun == [(upload.id, 0), (other.id, 0), (other.id, 10)]
+
+
+async def test_failed_work_leaves_its_answers_and_the_others_their_turn(tens):
+    """An upload that cannot be worked on is not tried again; the check will say why."""
+    broken, upload = new_upload(metadata={"broken": "yes"}), new_upload()
+    for turn, size in enumerate((20, 30), 1):
+        tens.ahead.received(broken, size)
+        tens.ahead.received(upload, size)
+        await tens.until_over(turn)
+    assert tens.begun.count((broken.id, 0)) == 1
+    assert tens.ahead.taken(broken) == {}
+    assert tens.ahead.taken(upload) == {0: 0, 10: 1, 20: 2}
+
+
+async def test_answers_are_kept_for_a_few_uploads(tens):
+    """Those that received something longest ago are forgotten first, so that nobody can fill the memory."""
+    uploads = [new_upload() for _ in range(MOST_UPLOADS + 2)]
+    for turn, upload in enumerate(uploads, 1):
+        tens.ahead.received(upload, 10)
+        await tens.until_over(turn)
+    assert [tens.ahead.answers(upload) for upload in uploads] == [None] * 2 + [{0: 0}] * MOST_UPLOADS
