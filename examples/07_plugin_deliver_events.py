@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from tusd_py import ConfigError, Upload, hookimpl
+from tusd_py import Upload, hookimpl
 from tusd_py.models import Content
 
 
@@ -30,10 +30,7 @@ chosen: Settings
 def register_settings(settings: Mapping[str, Any]) -> None:
     """Take the settings; without them the server does not start."""
     global chosen
-    try:
-        chosen = msgspec.convert(settings, Settings)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"[plugins.07_plugin_deliver_events]: {error}") from error
+    chosen = msgspec.convert(settings, Settings)
 
 
 @hookimpl

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from tusd_py import ConfigError, Reject, Upload, hookimpl
+from tusd_py import Reject, Upload, hookimpl
 from tusd_py.models import Content
 
 SECONDS = 15
@@ -51,13 +51,10 @@ opener = urllib.request.build_opener(_NoRedirects)
 def register_settings(settings: Mapping[str, Any]) -> None:
     """Take the settings; without them the server does not start."""
     global url, key
-    try:
-        chosen = msgspec.convert(settings, Settings)
-        url, key = chosen.url, base64.b64decode(chosen.secret.removeprefix("whsec_"), validate=True)
-    except ValueError as error:
-        raise ConfigError(f"[plugins.08_plugin_deliver_webhook]: {error}") from error
+    chosen = msgspec.convert(settings, Settings)
+    url, key = chosen.url, base64.b64decode(chosen.secret.removeprefix("whsec_"), validate=True)
     if not url.startswith(("https://", "http://")) or not key:
-        raise ConfigError("[plugins.08_plugin_deliver_webhook]: url must be one of http, and secret must not be empty")
+        raise ValueError("url must be one of http, and secret must not be empty")
 
 
 @hookimpl

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from tusd_py import ConfigError, Reject, Upload, hookimpl
+from tusd_py import Reject, Upload, hookimpl
 from tusd_py.hooks.specs import JobProgress
 from tusd_py.models import Content
 
@@ -38,10 +38,7 @@ chosen: Settings
 def register_settings(settings: Mapping[str, Any]) -> None:
     """Take the settings; without a folder the server does not start."""
     global chosen
-    try:
-        chosen = msgspec.convert(settings, Settings)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"[plugins.09_plugin_deliver_split]: {error}") from error
+    chosen = msgspec.convert(settings, Settings)
 
 
 def is_for_validation(example: Any) -> bool:

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from tusd_py import ConfigError, Upload, hookimpl
+from tusd_py import Upload, hookimpl
 from tusd_py.hooks.specs import JobProgress
 from tusd_py.models import Content
 
@@ -46,10 +46,7 @@ chosen: Settings
 def register_settings(settings: Mapping[str, Any]) -> None:
     """Take the settings; without a database the server does not start."""
     global chosen
-    try:
-        chosen = msgspec.convert(settings, Settings)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"[plugins.10_plugin_deliver_embeddings]: {error}") from error
+    chosen = msgspec.convert(settings, Settings)
 
 
 def embed(text: str) -> np.ndarray:

@@ -116,6 +116,9 @@ def call_register(manager: pluggy.PluginManager, hook: str, arguments: Callable[
         except ConfigError:
             raise
         except Exception as error:
+            # Among them is what msgspec.convert raises.
+            if hook == "register_settings" and isinstance(error, ValueError):
+                raise ConfigError(f"[plugins.{impl.plugin_name}]: {error}") from error
             raise PluginError(f"plugin {impl.plugin_name!r} failed in {hook}: {_named(error)}") from error
         if hook == "register_settings" and answer is False:
             manager.unregister(impl.plugin)

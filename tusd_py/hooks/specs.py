@@ -74,9 +74,9 @@ class Measure(msgspec.Struct, frozen=True):
 def register_settings(settings: Mapping[str, Any]) -> bool | None:
     """Receive this plugin's own table of settings, `[plugins.NAME]` of the TOML file.
 
-    Runs before every other hook but `register_commands`. Raise `ConfigError` for a setting that cannot be: the server
-    then does not start and says why. Return False if the settings leave the plugin nothing to do: its other hooks are
-    then not called, and uploads take the shorter way that there is without them.
+    Runs before every other hook but `register_commands`. Raise `ValueError` for a setting that cannot be, as
+    `msgspec.convert` does: the server then does not start and says why. Return False if the settings leave the plugin
+    nothing to do: its other hooks are then not called, and uploads take the shorter way that there is without them.
     """
 
 
