@@ -1,4 +1,4 @@
-"""Work ahead of the check: each piece is done once, as it arrives, and who takes the answers gets those there are."""
+"""Work ahead of the check: each piece is done once, as it arrives, and who takes the answer gets what there is."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ from tusd_py.testing.contracts import new_upload, wait_until
 
 
 class Tens:
-    """Answers every ten bytes of an upload with their number."""
+    """Answers with the numbers of all tens of bytes."""
 
     def __init__(self):
         """Wait with nothing yet."""
@@ -19,16 +19,17 @@ class Tens:
         self.begun, self.over = [], 0
         self.ahead = Ahead(self.pieces)
 
-    def pieces(self, upload, size, done):
-        """Answer those that are there and not done."""
-        for start in range(0, size - 9, 10):
-            if start not in done:
-                self.begun.append((upload.id, start))
-                self.has_begun.set()
-                assert self.may_go.wait(10)
-                if upload.metadata.get("broken"):
-                    raise ValueError("broken")
-                yield start, start // 10
+    def pieces(self, upload, size, answer):
+        """Add those that are there and not in the answer."""
+        answer = answer or []
+        for number in range(len(answer), size // 10):
+            self.begun.append((upload.id, number))
+            self.has_begun.set()
+            assert self.may_go.wait(10)
+            if upload.metadata.get("broken"):
+                raise ValueError("broken")
+            answer = [*answer, number]
+            yield answer
         self.over += 1
 
     async def until_over(self, turns):
@@ -48,9 +49,9 @@ async def test_each_piece_is_done_once(tens):
     for turn, size in enumerate((5, 25, 40), 1):
         tens.ahead.received(upload, size)
         await tens.until_over(turn)
-    assert tens.begun == [(upload.id, start) for start in (0, 10, 20, 30)]
-    assert tens.ahead.taken(upload) == {0: 0, 10: 1, 20: 2, 30: 3}
-    assert tens.ahead.taken(upload) == {}
+    assert tens.begun == [(upload.id, number) for number in range(4)]
+    assert tens.ahead.taken(upload) == [0, 1, 2, 3]
+    assert tens.ahead.taken(upload) is None
 
 
 async def test_an_id_that_is_given_again_is_another_upload(tens):
@@ -58,23 +59,26 @@ async def test_an_id_that_is_given_again_is_another_upload(tens):
     former = new_upload()
     tens.ahead.received(former, 20)
     await tens.until_over(1)
-    assert tens.ahead.taken(new_upload(id=former.id)) == {}
+    assert tens.ahead.taken(new_upload(id=former.id)) is None
 
 
 async def test_who_takes_waits_for_the_piece_that_is_worked_on_and_no_longer(tens):
-    """The piece is in the answers, those behind it are not begun, and other uploads have their turn."""
+    """The piece is in the answer, those behind it are not begun, and other uploads have their turn."""
     upload, other = new_upload(), new_upload()
+    tens.ahead.received(upload, 10)
+    await tens.until_over(1)
     tens.may_go.clear()
+    tens.has_begun.clear()
     tens.ahead.received(upload, 1000)
     assert await asyncio.to_thread(tens.has_begun.wait, 10)
     tens.ahead.received(other, 20)
     taking = asyncio.create_task(asyncio.to_thread(tens.ahead.taken, upload))
-    await wait_until(lambda: tens.ahead.answers(upload) is None)
+    await wait_until(lambda: tens.ahead.answer(upload) is None)
     assert not taking.done()
     tens.may_go.set()
-    assert await taking == {0: 0}
-    await tens.until_over(1)
-    assert tens.begun == [(upload.id, 0), (other.id, 0), (other.id, 10)]
+    assert await taking == [0, 1]
+    await tens.until_over(2)
+    assert tens.begun == [(upload.id, 0), (upload.id, 1), (other.id, 0), (other.id, 1)]
 
 
 async def test_failed_work_leaves_its_answers_and_the_others_their_turn(tens):
@@ -85,8 +89,8 @@ async def test_failed_work_leaves_its_answers_and_the_others_their_turn(tens):
         tens.ahead.received(upload, size)
         await tens.until_over(turn)
     assert tens.begun.count((broken.id, 0)) == 1
-    assert tens.ahead.taken(broken) == {}
-    assert tens.ahead.taken(upload) == {0: 0, 10: 1, 20: 2}
+    assert tens.ahead.taken(broken) is None
+    assert tens.ahead.taken(upload) == [0, 1, 2]
 
 
 async def test_answers_are_kept_for_a_few_uploads(tens):
@@ -95,4 +99,4 @@ async def test_answers_are_kept_for_a_few_uploads(tens):
     for turn, upload in enumerate(uploads, 1):
         tens.ahead.received(upload, 10)
         await tens.until_over(turn)
-    assert [tens.ahead.answers(upload) for upload in uploads] == [None] * 2 + [{0: 0}] * MOST_UPLOADS
+    assert [tens.ahead.answer(upload) for upload in uploads] == [None] * 2 + [[0]] * MOST_UPLOADS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from datetime import datetime
 from typing import Generic, TypeVar
 
@@ -14,28 +14,30 @@ from tusd_py.models import Content, Upload
 
 MOST_UPLOADS = 32
 """Answers are kept for so many uploads: those that received something last."""
-Key = TypeVar("Key")
 Answer = TypeVar("Answer")
-Pieces = Generator[tuple[Key, Answer], None, None]
-Work = Callable[[Upload, Content, Mapping[Key, Answer]], Pieces[Key, Answer]]
-"""Yields an answer for each piece of an upload whose bytes are there now and that has none yet; may take its time."""
+Answers = Generator[Answer, None, None]
+Work = Callable[[Upload, Content, Answer | None], Answers[Answer]]
+"""Yields what there is to say of an upload, from its start on, piece by piece as far as its bytes are there.
+
+The last argument is what was yielded last, from which it goes on. It may take its time.
+"""
 
 _log = structlog.get_logger("tusd_py.ahead")
 
 
-class Ahead(Generic[Key, Answer]):
-    """Answers about pieces of uploads that are still on their way.
+class Ahead(Generic[Answer]):
+    """What there is to say of the first bytes of uploads that are still on their way.
 
     What was received once does not change, so that an answer holds for the complete upload too. Answers live in this
-    process alone: whoever asks for them has to do himself what is missing, and that may be everything.
+    process alone: whoever asks for one does the rest himself, and that may be everything.
     """
 
-    def __init__(self, work: Work[Key, Answer]) -> None:
+    def __init__(self, work: Work[Answer]) -> None:
         """Have `work` done in one thread, for one upload at a time."""
         self._work = work
         self._changed = threading.Condition()
-        self._known: dict[tuple[str, datetime], _Known[Key, Answer]] = {}
-        self._busy: _Known[Key, Answer] | None = None
+        self._known: dict[tuple[str, datetime], _Known[Answer]] = {}
+        self._busy: _Known[Answer] | None = None
         self._is_running = False
 
     def received(self, upload: Upload, content: Content) -> None:
@@ -50,20 +52,20 @@ class Ahead(Generic[Key, Answer]):
                 self._is_running = True
                 threading.Thread(target=self._run, name="work ahead", daemon=True).start()
 
-    def answers(self, upload: Upload) -> Mapping[Key, Answer] | None:
-        """Return the answers so far, or None if nothing is known of the upload."""
+    def answer(self, upload: Upload) -> Answer | None:
+        """Return the answer so far, or None."""
         known = self._known.get(_key(upload))
-        return None if known is None else known.answers
+        return None if known is None else known.answer
 
-    def taken(self, upload: Upload) -> dict[Key, Answer]:
-        """Return the answers about an upload and forget them; a piece that is being worked on is waited for."""
+    def taken(self, upload: Upload) -> Answer | None:
+        """Return the answer, or None, and forget it; a piece that is being worked on is waited for."""
         with self._changed:
             known = self._known.pop(_key(upload), None)
             if known is None:
-                return {}
+                return None
             known.is_over = True
             self._changed.wait_for(lambda: self._busy is not known)
-            return known.answers
+            return known.answer
 
     def _run(self) -> None:
         while True:
@@ -76,9 +78,9 @@ class Ahead(Generic[Key, Answer]):
                     return
                 (upload, content), known.news = known.news, None
             try:
-                with contextlib.closing(self._work(upload, content, known.answers)) as pieces:
-                    for key, answer in pieces:
-                        known.answers[key] = answer
+                with contextlib.closing(self._work(upload, content, known.answer)) as answers:
+                    for answer in answers:
+                        known.answer = answer
                         if known.is_over:
                             break
             except Exception as error:
@@ -92,12 +94,12 @@ def _key(upload: Upload) -> tuple[str, datetime]:
     return upload.id, upload.created_at
 
 
-class _Known(Generic[Key, Answer]):
+class _Known(Generic[Answer]):
     """What is known of one upload."""
 
     def __init__(self) -> None:
         self.news: tuple[Upload, Content] | None = None
-        self.answers: dict[Key, Answer] = {}
+        self.answer: Answer | None = None
         self.is_over = False
 
     @property

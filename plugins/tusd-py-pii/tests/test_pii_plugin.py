@@ -83,7 +83,7 @@ async def test_what_has_arrived_is_scanned_while_the_rest_does(tmp_path):
 
             part = upload.changed(offset=18 * 2**20)
             hooks.post_receive(part, store.content(part))
-            await wait_until(lambda: tusd_py_pii.ahead.answers(upload))
+            await wait_until(lambda: tusd_py_pii.ahead.answer(upload))
             path = Path(store.content(upload).url.removeprefix("file://"))
             await asyncio.to_thread(path.write_bytes, b" " * (len(ROWS) - 1) + data[len(ROWS) - 1 :])
             await asyncio.to_thread(tusd_py_pii.check, upload, store.content(upload), lambda done: None)

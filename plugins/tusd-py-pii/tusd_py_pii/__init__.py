@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from tusd_py import Upload, Verdict, hookimpl
-from tusd_py.ahead import Ahead, Pieces
+from tusd_py.ahead import Ahead, Answers
 from tusd_py.config import ConfigError
 from tusd_py.hooks.specs import JobProgress
 from tusd_py.models import Content
@@ -23,23 +23,23 @@ from tusd_py_pii.commands import pii
 from tusd_py_pii.errors import RuleError, ScanFailed
 from tusd_py_pii.policy import Settings, settings_from
 from tusd_py_pii.report import Report
-from tusd_py_pii.scan import TASK_BYTES, Scanned, Task, plan_ahead, run_here, source_of
+from tusd_py_pii.scan import TASK_BYTES, Begun, plan_ahead, run_here, source_of
 from tusd_py_pii.workers import in_processes
 
 _log = structlog.get_logger("tusd_py_pii")
 chosen = Settings()
 
 
-def _pieces(upload: Upload, content: Content, done: Mapping[Task, Scanned]) -> Pieces[Task, Scanned]:
-    """Scan those pieces of an upload that have arrived and are not done."""
+def _pieces(upload: Upload, content: Content, begun: Begun | None) -> Answers[Begun]:
+    """Scan those pieces of an upload that have arrived and are not in what was begun."""
     source, _ = source_of(content, content.url)
-    scan = next((scan for scan, _ in done.values()), None) or chosen.scan()
+    begun = begun or Begun(chosen.scan())
     with source.open() as file:
-        tasks = plan_ahead(file, upload.metadata.get("filename", ""), content.size, scan.limits)
-    tasks = [task for task in tasks if task not in done]
-    if tasks:  # in one process, for others that upload want the machine too
-        for task, report in zip(tasks, in_processes(1)(source, tasks, scan), strict=True):
-            yield task, (scan, report)
+        tasks = plan_ahead(file, upload.metadata.get("filename", ""), content.size, begun.scan.limits)
+    if left := begun.left_of(tasks):  # in one process, for others that upload want the machine too
+        for task, report in zip(left, in_processes(1)(source, left, begun.scan), strict=True):
+            begun = begun.plus(task, report)
+            yield begun
 
 
 ahead = Ahead(_pieces)
@@ -100,11 +100,11 @@ def examined(
     settings: Settings,
     name: str,
     progress: Callable[[int], None] = lambda done: None,
-    known: Mapping[Task, Scanned] | None = None,
+    begun: Begun | None = None,
 ) -> Report:
     """Return the report of stored bytes; `progress` hears how many of them have been looked at.
 
-    What is `known` of them is not looked at again.
+    A scan that has been `begun` is gone on with.
 
     Raises:
         ScanFailed: they cannot be looked into as a whole.
@@ -113,7 +113,7 @@ def examined(
     with content.open() as file:
         is_small = content.size <= settings.inline_bytes and file.read(4) != b"PAR1"
     here = not elsewhere or (is_small and not settings.has_foreign_rules())
-    return settings.examined(source, name, run_here if here else settings.run(), progress, known)
+    return settings.examined(source, name, run_here if here else settings.run(), progress, begun)
 
 
 def _write(report: Report, path: Path) -> None:

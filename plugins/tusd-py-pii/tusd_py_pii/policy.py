@@ -15,7 +15,7 @@ from tusd_py_pii.errors import RuleError
 from tusd_py_pii.hooks import models, recognizers
 from tusd_py_pii.report import Advice, Report
 from tusd_py_pii.rules import Rule, built_in, chosen, load_pack
-from tusd_py_pii.scan import Run, Scan, Scanned, Source, Task, scan_file
+from tusd_py_pii.scan import Begun, Run, Scan, Source, scan_file
 from tusd_py_pii.streams import Limits
 
 Action = Literal["ignore", "report", "quarantine"]
@@ -134,20 +134,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         name: str,
         run: Run,
         progress: Callable[[int], None] = lambda done: None,
-        known: Mapping[Task, Scanned] | None = None,
+        begun: Begun | None = None,
     ) -> Report:
         """Return the report of a file, with a model's advice if one is asked; `progress` hears how far the scan is.
 
-        Pieces that are `known` are not scanned again.
+        One that has been `begun` is gone on with.
 
         Raises:
             ScanFailed: it cannot be looked into as a whole.
         """
-        known = known or {}
-        # That of what is known, so that equal values have equal hashes in all of the report.
-        scan = next((scan for scan, _ in known.values()), None) or self.scan()
-        reports = {task: report for task, (_, report) in known.items()}
-        report = scan_file(source, scan, name=name, run=run, known=reports, progress=progress)
+        # The scan that has begun has the salt of the hashes in its report.
+        scan = begun.scan if begun else self.scan()
+        report = scan_file(source, scan, name=name, run=run, begun=begun, progress=progress)
         question = self.question()
         if question is None or report.format in ("empty", "binary"):
             return report

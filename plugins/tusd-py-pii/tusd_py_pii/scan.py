@@ -11,7 +11,7 @@ import functools
 import pickle
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
@@ -83,6 +83,25 @@ class Task(msgspec.Struct, frozen=True):
     format: Format
     start: int
     stop: int
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """A scan, and what it has found in the first tasks of a file."""
+
+    scan: Scan
+    report: Report = Report()
+    done: int = 0
+    """How many tasks that is."""
+    last: Task | None = None
+
+    def plus(self, task: Task, report: Report) -> Begun:
+        """Return the same with the next task."""
+        total = self.report if self.done else Report(samples=self.scan.samples)
+        return Begun(self.scan, total + report, self.done + 1, task)
+
+    def left_of(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Return those of a file's tasks that are left; all, if these are not those that were begun with."""
+        return tasks[self.done :] if self.done and tasks[self.done - 1 : self.done] == [self.last] else tasks
 
 
 def plan(file: BinaryIO, name: str, limits: Limits, task_bytes: int = TASK_BYTES) -> list[Task]:
@@ -200,8 +219,6 @@ def _is_wanted(found: Found, row: int, offset: int, samples: int) -> bool:
     return samples > 0 and (row, offset) < (found.samples[-1].row, found.samples[-1].offset)
 
 
-Scanned = tuple[Scan, Report]
-"""The report of a task, and what was looked for."""
 Run = Callable[[Source, Sequence[Task], Scan], Iterable[Report]]
 """How tasks are run: here, by processes (`workers.in_processes`), or by a cluster; reports come in the tasks' order."""
 
@@ -221,12 +238,12 @@ def scan_file(
     name: str = "",
     run: Run = run_here,
     task_bytes: int = TASK_BYTES,
-    known: Mapping[Task, Report] | None = None,
+    begun: Begun | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Report:
     """Return the report of a file; `progress` hears how many of its bytes are in pieces that are done.
 
-    Tasks whose reports are `known` are not run again; they have to be of the same scan.
+    If it is what has `begun`, the scan goes on from there.
 
     Raises:
         ScanFailed: it cannot be looked into as a whole; the message says why.
@@ -235,10 +252,11 @@ def scan_file(
         with source.open() as file:
             tasks = plan(file, name, scan.limits, task_bytes)
             size = file.seek(0, 2)
-        total, known = Report(samples=scan.samples), known or {}
-        others = iter(run(source, [task for task in tasks if task not in known], scan))
-        for number, task in enumerate(tasks, 1):
-            total += known[task] if task in known else next(others)
+        begun = begun or Begun(scan)
+        left = begun.left_of(tasks)
+        total = begun.report if len(left) < len(tasks) else Report(samples=scan.samples)
+        for number, report in enumerate(run(source, left, scan), len(tasks) - len(left) + 1):
+            total += report
             progress(size * number // len(tasks))
     except MemoryError:
         raise ScanFailed("it needs more memory than a scan may use") from None
