@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from tusd_py import Upload
 from tusd_py.models import UPLOAD_ID, Content, now
+from tusd_py.processes import ProcessFailed, Progress
 from tusd_py_catalog import child, samples
 from tusd_py_catalog.entries import Entry, Source
 from tusd_py_catalog.facts import Facts
@@ -21,7 +22,7 @@ MAX_TEXT = 10_000
 MAX_ITEMS = 100
 
 
-def facts_of(upload: Upload, content: Content, settings: Settings, tell: child.Tell) -> Facts:
+def facts_of(upload: Upload, content: Content, settings: Settings, tell: Progress) -> Facts:
     """Return the facts of an upload's bytes; what cannot be read has a problem that says why."""
     metadata = upload.metadata
     with _on_disk(content, settings.spool_dir) as path:
@@ -38,7 +39,7 @@ def facts_of(upload: Upload, content: Content, settings: Settings, tell: child.T
         )
         try:
             return child.run(request, max_seconds=settings.max_seconds, tell=tell)
-        except child.Crashed as error:
+        except ProcessFailed as error:
             # Its reader died of it, and would again: that is what there is to tell.
             return Facts(format="unknown", bytes=content.size, sha256=child.digest(path), problems=(str(error),))
 

@@ -12,7 +12,6 @@ import zlib
 from pathlib import Path
 
 import crc32c
-import msgspec
 import pytest
 import tusd_py_validate
 from click.testing import CliRunner
@@ -28,6 +27,7 @@ from tusd_py import Status, Upload
 from tusd_py.config import ConfigError
 from tusd_py.headers import format_upload_metadata
 from tusd_py.models import now
+from tusd_py.processes import NeedsMoreMemory, ProcessFailed
 from tusd_py.testing.plugins import hooks_of
 from tusd_py.testing.raw import RawClient
 from tusd_py.testing.server import ServerProcess
@@ -207,42 +207,18 @@ def test_a_task_that_crashes_or_hangs_is_a_problem(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(b"[" + b"[]," * 20_000_000 + b"[]]")
     document = child.Document(path=str(path))
-    [problem] = child.run(document, memory=2**27, watch=Watch(), tell=lambda _: None)
+
+    def checked(task=document, memory=2**31, seconds=60):
+        return list(child.run(child.check_document, task, memory=memory, watch=Watch(seconds=seconds), tell=int))
+
+    [[problem]] = checked(memory=2**27)
     assert str(problem) == "limit: it needs more memory than it may use"
-    with pytest.raises(child.Crashed, match=r"[Mm]emory|SIG"):
-        child.run(document, memory=2**20 - child.LIBRARIES, watch=Watch(), tell=lambda _: None)
+    with pytest.raises(NeedsMoreMemory):
+        checked(memory=2**20)
     with pytest.raises(TimeUp):
-        child.run(document, memory=2**31, watch=Watch(seconds=0.05), tell=lambda _: None)
-    with pytest.raises(child.Crashed, match="FileNotFoundError"):
-        child.run(child.Document(path="/missing"), memory=2**29, watch=Watch(), tell=lambda _: None)
-
-
-def test_a_child_ends_with_its_parent(tmp_path):
-    """When the server is killed in the middle of a check, the check's process is gone too."""
-    fifo = tmp_path / "fifo"
-    subprocess.run(["mkfifo", str(fifo)], check=True)  # whoever reads it waits
-    task = msgspec.json.encode(child.Document(path=str(fifo))).decode()
-    program = (
-        "import subprocess, sys\n"
-        f"process = subprocess.Popen([sys.executable, '-m', 'tusd_py_validate.child', 'Document', '{2**31}'],"
-        " stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
-        f"process.stdin.write({task!r}.encode()); process.stdin.close()\n"
-        f"open({str(fifo)!r}, 'wb')\n"  # returns when the child reads
-        "print(process.pid, flush=True)\n"
-        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    parent = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
-    pid = int(parent.stdout)
-
-    def is_gone():
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().split()[2] in "ZX"
-        except FileNotFoundError:
-            return True
-
-    deadline = Watch(seconds=10)
-    while not is_gone():
-        deadline("waiting", 0, 0)
+        checked(seconds=0.05)
+    with pytest.raises(ProcessFailed, match=r"failed with FileNotFoundError \(child\.py, line \d+\)"):
+        checked(child.Document(path="/missing"))
 
 
 # The command

@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 
+from tusd_py import processes
 from tusd_py.config import ConfigError
 from tusd_py.models import Content
 from tusd_py_validate import archives, checksums, child, filetypes, formats, lines, rows, tables, text
@@ -105,7 +106,7 @@ class Checks:
             problems.add_last(Problem(check=check, reason=printable(str(error))))
         except (MemoryError, RecursionError) as error:
             problems.add_last(Problem(check="limit", reason=f"it needs too much memory: {type(error).__name__}"))
-        except child.Crashed as error:
+        except processes.ProcessFailed as error:
             problems.add_last(Problem(check="structure", reason=f"it cannot be read: {error}"))
         return Report(name, tuple(problems), tuple(done))
 
@@ -218,20 +219,12 @@ class _Run:
             self._problems.extend(part.problems)
             return
         edges = [source.size * number // count for number in range(count + 1)]
-        done = [0] * count
-
-        def run(number: int) -> lines.Part:
-            def tell(at: int) -> None:
-                done[number] = at
-                self._watch("structure", sum(done), source.size)
-
-            span: dict[str, Any] = {"path": str(source.path), "start": edges[number], "stop": edges[number + 1]}
-            task = child.Range(**span, **self._limits, **self._reference())
-            return child.run(task, memory=int(self._settings.memory), watch=self._watch, tell=tell)
-
-        with ThreadPoolExecutor(count) as threads:
-            parts = threads.map(run, range(count))
-            self._problems.extend(lines.merge(parts, self._settings.max_problems))
+        tasks = [
+            child.Range(path=str(source.path), start=start, stop=stop, **self._limits, **self._reference())
+            for start, stop in itertools.pairwise(edges)
+        ]
+        parts = self._in_processes(child.check_range, *tasks, step="structure", count=count)
+        self._problems.extend(lines.merge(parts, self._settings.max_problems))
 
     def _json(self) -> None:
         if self._source.size > self._settings.max_json:
@@ -239,7 +232,9 @@ class _Run:
             self._problems.add(Problem(check="limit", reason=reason))
         else:
             with self._source.on_disk() as path:
-                self._problems.extend(self._in_child(child.Document(path=str(path), **self._reference())))
+                task = child.Document(path=str(path), **self._reference())
+                [found] = self._in_processes(child.check_document, task, step="schema")
+                self._problems.extend(found)
 
     def _csv(self, pieces: Iterable[bytes], head: bytes, *, is_tsv: bool, size: int) -> list[str]:
         return rows.check(
@@ -265,7 +260,7 @@ class _Run:
                 memory=int(self._settings.memory),
                 **self._reference(),
             )
-            found = self._in_child(task)
+            [found] = self._in_processes(child.check_table, task, step="schema")
         if header is not None and found:
             with self._source.open() as file:
                 found = rows.located(blocks(file), delimiter, max_row, found)
@@ -292,5 +287,12 @@ class _Run:
         else:
             self._csv(pieces, head, is_tsv=inner == "tsv", size=self._source.size)
 
-    def _in_child(self, task: child.Document | tables.Table) -> list[Problem]:
-        return child.run(task, memory=int(self._settings.memory), watch=self._watch, tell=self._tell("schema"))
+    def _in_processes(
+        self,
+        function: Callable[[child.Task, processes.Progress], child.Found],
+        *tasks: child.Task,
+        step: str,
+        count: int = 1,
+    ) -> Iterator[child.Found]:
+        memory, tell = int(self._settings.memory), self._tell(step)
+        return child.run(function, *tasks, memory=memory, watch=self._watch, tell=tell, count=count)
