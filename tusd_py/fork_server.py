@@ -135,6 +135,7 @@ class _Serving:
         with data:
             try:
                 order = json.loads(receive(life)[1])
+                sys.path[:] = order["path"]
                 self._import(order["modules"])
                 server, pid = os.getpid(), os.fork()
             except Exception as error:

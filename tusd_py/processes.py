@@ -160,6 +160,7 @@ class _Call:
         self.package = function.__module__.partition(".")[0]
         self.order = {
             "modules": {function.__module__: _file_of(function.__module__), **dict.fromkeys(preload)},
+            "path": _path(),
             "memory": memory,
             "folder": os.getcwd(),
         }
@@ -175,6 +176,10 @@ class _Call:
 
     def too_long(self) -> TookTooLong:
         return TookTooLong(f"it took longer than {self._seconds:g} seconds")
+
+
+def _path() -> list[str]:
+    return [place or os.getcwd() for place in sys.path]
 
 
 @functools.lru_cache(256)
@@ -280,7 +285,7 @@ class _ForkServer:
 
     def __init__(self, package: str) -> None:
         self._control, theirs = socket.socketpair()
-        start = _START.format(path=[path or os.getcwd() for path in sys.path], number=theirs.fileno())
+        start = _START.format(path=_path(), number=theirs.fileno())
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - ourselves
                 [sys.executable, "-P", "-c", start, f"processes of {package}"],

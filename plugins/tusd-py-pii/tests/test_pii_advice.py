@@ -70,7 +70,7 @@ def test_a_model_is_shown_a_sample_and_only_advises(told):
     assert settings_from({"policy": {"name": "ignore"}}).judged(report)[1] == reasons[:1]
 
 
-@pytest.mark.parametrize(("model", "reason"), [("broken", "failed with ValueError"), ("deadly", "died")])
+@pytest.mark.parametrize(("model", "reason"), [("broken", "failed with ValueError"), ("deadly", "ended by SIGKILL")])
 def test_a_model_that_fails_leaves_the_file_checked(told, model, reason):
     """An exception, with text of the file in it, or a dead process is told as what it is, without that text."""
     report, ok, reasons = told(model=model)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from tusd_py_pii.errors import ScanFailed
 from tusd_py_pii.rules import Rule, built_in
-from tusd_py_pii.scan import FileSource, Scan, scan_file
+from tusd_py_pii.scan import FileSource, Scan, run_here, scan_file
 from tusd_py_pii.streams import Limits
 from tusd_py_pii.workers import in_processes
 
@@ -95,6 +95,15 @@ def test_malformed_json_is_searched_all_the_same(engine):
     assert scan_file(Held("\n".join(lines).encode()), scan, name="a.jsonl").count("email") == 4
 
 
+@pytest.mark.parametrize("run", [run_here, in_processes(1)])
+def test_keys_that_are_no_text_are_told(tmp_path, run):
+    """Half of a character in a key, which JSON can have and no report can, hides nothing."""
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"\ud800 to": EMAIL}))
+    report = scan_file(FileSource(str(path)), SCAN, name="a.jsonl", run=run)
+    assert json.loads(msgspec.json.encode(report))["found"]["email"].keys() == {"? to"}
+
+
 def test_bytes_that_are_not_utf8_are_counted_and_searched():
     """Lines that are not UTF-8 are told, and what is in them is found."""
     data = f"ok\n\xff {EMAIL} \xfe\n\xe4\n".encode("latin-1")
@@ -140,14 +149,12 @@ def test_a_scan_that_takes_too_long_is_ended(tmp_path):
     with pytest.raises(ScanFailed, match="longer than"):
         scan_file(FileSource(str(path)), scan, run=in_processes(1))
     assert time.monotonic() - start < 20
-    assert_no_children()
 
 
 def test_a_worker_that_dies_is_a_failed_scan(tmp_path):
     """If a file kills the process that reads it, the scan fails and nothing else happens."""
-    with pytest.raises(ScanFailed, match="died"):
+    with pytest.raises(ScanFailed, match="its process was ended by SIGKILL"):
         scan_file(Deadly(str(tmp_path), os.getpid()), SCAN, run=in_processes(1), name="a.txt")
-    assert_no_children()
 
 
 def test_memory_is_limited(tmp_path):
@@ -155,7 +162,7 @@ def test_memory_is_limited(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"x" * 60_000_000)
     scan = limited(max_record=2**40, memory=80_000_000)
-    with pytest.raises(ScanFailed, match=r"memory|died"):
+    with pytest.raises(ScanFailed, match="memory"):
         scan_file(FileSource(str(path)), scan, run=in_processes(1))
 
 
@@ -169,10 +176,3 @@ class Deadly(msgspec.Struct, frozen=True):
         if os.getpid() != self.planner:
             os.kill(os.getpid(), signal.SIGKILL)
         return io.BytesIO(b"text\n")
-
-
-def assert_no_children():
-    """No process that scans is left."""
-    import multiprocessing
-
-    assert multiprocessing.active_children() == []

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from tusd_py.processes import Progress
 from tusd_py_pii.batches import Place
 from tusd_py_pii.errors import ScanFailed
 from tusd_py_pii.hooks import Model
@@ -20,7 +21,7 @@ from tusd_py_pii.readers import Tally
 from tusd_py_pii.report import Advice, Found, Report, Sample, bounded, digest, mask
 from tusd_py_pii.scan import TASK_BYTES, Scan, Source, batches, plan
 from tusd_py_pii.streams import Limits
-from tusd_py_pii.workers import apart
+from tusd_py_pii.workers import apart, to_be_told
 
 PIECES = 8
 MAX_LENGTH = 1000
@@ -47,19 +48,18 @@ class Cell(NamedTuple):
 def advised(report: Report, source: Source, scan: Scan, question: Question, name: str) -> Report:
     """Return the report with the advice of the model; if the model fails, the advice says so."""
     try:
-        advice = apart(scan.limits, _ask, source, msgspec.json.encode(scan), question, name)
+        advice = apart(scan.limits, _ask, (source, msgspec.json.encode(scan), question, name))
     except ScanFailed as error:
         advice = Advice(model=question.model, failed=str(error))
-    except Exception as error:
-        # What a model says may hold what it was shown.
-        advice = Advice(model=question.model, failed=f"it failed with {type(error).__name__}")
     return msgspec.structs.replace(report, advice=advice)
 
 
-def _ask(source: Source, encoded: bytes, question: Question, name: str) -> Advice:
+def _ask(asked: tuple[Source, bytes, Question, str], progress: Progress) -> Advice:
+    source, encoded, question, name = asked
     scan = msgspec.json.decode(encoded, type=Scan)
-    model = made(question.function, question.options)
-    cells = list(sample(source, name, scan.limits, question.cells))
+    with to_be_told():
+        model = made(question.function, question.options)
+        cells = list(sample(source, name, scan.limits, question.cells))
     found: dict[str, dict[str, Found]] = {}
     for cell, spans in zip(cells, model([cell.text for cell in cells]), strict=True):
         for start, stop, kind in spans:

@@ -6,7 +6,6 @@ task may take is the cluster's to say.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import time
 from collections import deque
@@ -14,11 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from tusd_py_pii.detector import detector_for
 from tusd_py_pii.errors import RuleError, ScanFailed
 from tusd_py_pii.report import Report
-from tusd_py_pii.scan import Run, Scan, Source, Task, scan_task
-from tusd_py_pii.workers import in_processes
+from tusd_py_pii.scan import Run, Scan, Source, Task
+from tusd_py_pii.workers import in_processes, run_piece
 
 AHEAD = 64
 """So many tasks are handed out before the first is waited for."""
@@ -104,17 +102,6 @@ def in_ray(address: str) -> Run:
                 ray.cancel(left, force=True)
 
     return run
-
-
-def run_piece(source: Source, task: Task, encoded: bytes, seconds: float) -> Report:
-    """Return the report of one task; this is what runs on the cluster."""
-    scan = _decoded(encoded)
-    return scan_task(source, task, scan, detector_for(scan.rules, scan.engine), time.monotonic() + seconds)
-
-
-@functools.lru_cache(4)
-def _decoded(encoded: bytes) -> Scan:
-    return msgspec.json.decode(encoded, type=Scan)
 
 
 def _too_long(scan: Scan) -> ScanFailed:

@@ -7,6 +7,7 @@ A task is a range of bytes, or of row groups of Parquet. Where the file is cut d
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pickle
 import secrets
@@ -209,7 +210,9 @@ def scan_task(source: Source, task: Task, scan: Scan, detector: Detector, deadli
 
 def _shown(detector: Detector, column: str) -> str:
     """Return a column's name as it may be shown: a key of JSON can be a value itself."""
-    return "*" if detector.candidates(b"\0" + encode(column.replace(".", "\0")) + b"\0") else column
+    if detector.candidates(b"\0" + encode(column.replace(".", "\0")) + b"\0"):
+        return "*"
+    return column.encode("utf-8", "replace").decode()  # JSON may have halves of characters, which no report can
 
 
 def _is_wanted(found: Found, row: int, offset: int, samples: int) -> bool:
@@ -248,7 +251,7 @@ def scan_file(
     Raises:
         ScanFailed: it cannot be looked into as a whole; the message says why.
     """
-    try:
+    with failures():
         with source.open() as file:
             tasks = plan(file, name, scan.limits, task_bytes)
             size = file.seek(0, 2)
@@ -258,10 +261,17 @@ def scan_file(
         for number, report in enumerate(run(source, left, scan), len(tasks) - len(left) + 1):
             total += report
             progress(size * number // len(tasks))
+    return total
+
+
+@contextlib.contextmanager
+def failures() -> Iterator[None]:
+    """Raise `ScanFailed` for what a file can do to its reader."""
+    try:
+        yield
     except MemoryError:
         raise ScanFailed("it needs more memory than a scan may use") from None
     except RecursionError:
         raise ScanFailed("it is nested too deeply") from None
     except OSError as error:
         raise ScanFailed(f"it cannot be read: {error.strerror or type(error).__name__}") from None
-    return total

@@ -3,103 +3,80 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
-import resource
-import sys
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 import msgspec
 
-from tusd_py_pii.detector import Detector
+from tusd_py import Reject, processes
+from tusd_py.processes import Progress
+from tusd_py_pii.detector import detector_for
 from tusd_py_pii.errors import ScanFailed
 from tusd_py_pii.report import Report
-from tusd_py_pii.scan import Run, Scan, Source, Task, scan_task
+from tusd_py_pii.scan import Run, Scan, Source, Task, failures, scan_task
 from tusd_py_pii.streams import Limits
 
-_detector: Detector | None = None
-_scan: Scan | None = None
-
-
+Argument = TypeVar("Argument")
 Answer = TypeVar("Answer")
+Piece = tuple[Source, Task, bytes, float]
 
 
 def in_processes(workers: int) -> Run:
     """Return a way to run tasks in so many processes."""
 
     def run(source: Source, tasks: Sequence[Task], scan: Scan) -> Iterator[Report]:
+        encoded = msgspec.json.encode(scan)
         deadline = time.monotonic() + scan.limits.max_seconds
-        with _pool(min(workers, len(tasks)), scan.limits, _prepare, msgspec.json.encode(scan)) as pool:
-            waiting: list[Future[Report]] = []
-            left = list(reversed(tasks))
-            while left or waiting:
-                # A few ahead of what is merged: the pieces of a petabyte are not all in memory at once.
-                while left and len(waiting) < 4 * workers:
-                    waiting.append(pool.submit(_run_task, source, left.pop(), max(0.0, deadline - time.monotonic())))
-                yield waiting.pop(0).result(max(0.0, deadline - time.monotonic()))
+        pieces = ((source, task, encoded, deadline - time.monotonic()) for task in tasks)
+        limits = scan.limits
+        with _told():
+            yield from processes.run_each(
+                _scan_piece, pieces, processes=workers, memory=limits.memory, seconds=limits.max_seconds
+            )
 
     return run
 
 
-def apart(limits: Limits, function: Callable[..., Answer], *arguments: object) -> Answer:
+def apart(limits: Limits, function: Callable[[Argument, Progress], Answer], argument: Argument) -> Answer:
     """Return what a function returns in a process of its own, within the limits of time and memory.
 
     Raises:
-        ScanFailed: it took too long, or its process died.
+        ScanFailed: it did not return; the message says why.
     """
-    with _pool(1, limits, _limit_memory, limits.memory) as pool:
-        return pool.submit(function, *arguments).result(limits.max_seconds)
+    with _told():
+        return processes.run(function, argument, memory=limits.memory, seconds=limits.max_seconds)
+
+
+def run_piece(source: Source, task: Task, encoded: bytes, seconds: float) -> Report:
+    """Return the report of one task; this is what runs in other processes, and on clusters."""
+    scan = _decoded(encoded)
+    return scan_task(source, task, scan, detector_for(scan.rules, scan.engine), time.monotonic() + seconds)
+
+
+def _scan_piece(piece: Piece, progress: Progress) -> Report:
+    with to_be_told(), failures():
+        return run_piece(*piece)
 
 
 @contextlib.contextmanager
-def _pool(size: int, limits: Limits, prepare: Callable[..., None], *arguments: object) -> Iterator[ProcessPoolExecutor]:
-    """Processes that are killed in the end, whatever they do.
-
-    Raises:
-        ScanFailed: what was waited for took too long, or a process died.
-    """
-    # Forked from a process without threads: a copy of this one could hang on a lock that a thread held.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imported once and not by each process
-    pool = ProcessPoolExecutor(size, mp_context=context, initializer=prepare, initargs=arguments)
+def to_be_told() -> Iterator[None]:
+    """Have what makes a scan fail arrive at who waits for this process."""
     try:
-        yield pool
-    except TimeoutError:
-        raise ScanFailed(f"it took longer than {limits.max_seconds:g} seconds") from None
-    except BrokenProcessPool:
-        raise ScanFailed("a process that looked into it died; the file may be made to do that") from None
-    finally:
-        processes = list((pool._processes or {}).values())
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.join()
+        yield
+    except ScanFailed as error:
+        raise Reject(str(error)) from None
 
 
-def _limit_memory(memory: int) -> None:
-    if sys.platform == "linux":
-        # Only on Linux does this count what a process has mapped for itself.
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(
-            resource.RLIMIT_DATA, (memory if hard == resource.RLIM_INFINITY else min(hard, memory), hard)
-        )
-    os.nice(5)  # an upload that is on its way comes first
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except (Reject, processes.ProcessFailed) as error:
+        raise ScanFailed(str(error)) from None
 
 
-def _prepare(encoded: bytes) -> None:
-    """Get a process ready: its limit of memory, and its detector."""
-    global _detector, _scan
-    _scan = msgspec.json.decode(encoded, type=Scan)
-    _limit_memory(_scan.limits.memory)
-    _detector = Detector(_scan.rules, _scan.engine)
-
-
-def _run_task(source: Source, task: Task, seconds: float) -> Report:
-    assert _detector is not None
-    assert _scan is not None
-    return scan_task(source, task, _scan, _detector, time.monotonic() + seconds)
+@functools.lru_cache(4)
+def _decoded(encoded: bytes) -> Scan:
+    return msgspec.json.decode(encoded, type=Scan)
