@@ -126,6 +126,7 @@ class _Serving:
         finally:
             for pid in self._lives:
                 os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
     def _take(self) -> None:
         said, numbers, *_ = socket.recv_fds(self._control, 1, 2)

@@ -52,7 +52,7 @@ MAX_RESULT = 64 * 2**20
 AHEAD = 4
 """So many results for each process wait for those before them; then no more tasks are begun."""
 _GRACE_SECONDS = 5.0
-_START = "import sys; sys.path[:] = {path!r}; from tusd_py.fork_server import serve; serve({number})"
+_START = "import sys; _, name, number, *sys.path = sys.argv; from tusd_py.fork_server import serve; serve(int(number))"
 
 
 class ProcessFailed(Exception):
@@ -285,10 +285,9 @@ class _ForkServer:
 
     def __init__(self, package: str) -> None:
         self._control, theirs = socket.socketpair()
-        start = _START.format(path=_path(), number=theirs.fileno())
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - ourselves
-                [sys.executable, "-P", "-c", start, f"processes of {package}"],
+                [sys.executable, "-P", "-c", _START, f"processes of {package}", str(theirs.fileno()), *_path()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -154,6 +154,23 @@ async def test_06_plugin_check_jsonl(server_with):
     assert await verdict(b"no JSON", "a.txt") == ("accepted", None)
 
 
+async def test_12_plugin_check_xml(server_with):
+    """XML passes; what is none, or becomes too large, quarantines the file and nothing else."""
+    tus = RawClient(server_with(f"--plugin={EXAMPLES / '12_plugin_check_xml.py'}").url)
+
+    async def verdict(data):
+        url = await tus.create(len(data), {"Upload-Metadata": format_upload_metadata({"filename": "a.xml"})}, data)
+        found = await shown(tus, url, lambda found: found["status"] != "checking")
+        return found["status"], found["reason"]
+
+    assert await verdict(b"<a>" + b"<b/>" * 2_000_000 + b"</a>") == (
+        "quarantined",
+        "it cannot be parsed: it needs more memory than it may use",
+    )
+    assert await verdict(b"<a>\n</b>") == ("quarantined", "it is no XML: mismatched tag: line 2, column 2")
+    assert (await verdict(b"<a><b/></a>"))[0] == "accepted"
+
+
 async def test_07_plugin_deliver_events(tmp_path):
     """An accepted upload becomes a file that tells what and where it is, and whose signature is right."""
     config = tmp_path / "tusd-py.toml"

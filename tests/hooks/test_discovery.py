@@ -59,6 +59,28 @@ async def test_a_plugin_is_loaded_from_a_module(tmp_path):
     assert await refusal(*arguments, environment=environment) == "ERR_UPLOAD_REJECTED: refused by a module"
 
 
+@pytest.mark.parametrize(
+    ("source", "is_taken"),
+    [
+        ("@hookimpl\ndef check(upload): ...\n", False),
+        ("from {name}.check import LIMIT\n@hookimpl\ndef pre_create(upload): ...\n", False),
+        ("from {name}.check import LIMIT\n@hookimpl\ndef check(upload): ...\n", True),
+    ],
+)
+def test_a_module_with_the_name_of_a_hook_is_refused(tmp_path, monkeypatch, source, is_taken):
+    """A package's module `check` would take the place of its function `check` when it is imported."""
+    name = tmp_path.name
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("from tusd_py import hookimpl\n" + source.format(name=name))
+    (tmp_path / name / "check.py").write_text("LIMIT = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    if is_taken:
+        assert implementations(plugin_manager(named=[name], entry_points=False), "check")
+    else:
+        with pytest.raises(PluginError, match=rf"its module {name}\.check has the name of a hook"):
+            plugin_manager(named=[name], entry_points=False)
+
+
 def test_a_server_does_not_start_with_a_broken_plugin(tmp_path):
     """The plugin and what is wrong with it are named in one line, without a traceback."""
     plugin = tmp_path / "broken.py"

@@ -11,6 +11,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -161,6 +162,15 @@ def _check_kinds(manager: pluggy.PluginManager, name: str) -> None:
     plugin = manager.get_plugin(name)
     if plugin is None:
         return  # it is blocked
+    for module in pkgutil.iter_modules(getattr(plugin, "__path__", ())):
+        path = f"{plugin.__name__}.{module.name}"
+        # One that is imported already, and has not taken the function's place, never will.
+        is_harmless = path in sys.modules and getattr(plugin, module.name) is not sys.modules[path]
+        if module.name in hook_names() and not is_harmless:
+            raise PluginError(
+                f"plugin {name!r}: its module {path} has the name of a hook, and when it is imported it takes the "
+                "function's place; rename it"
+            )
     callers = manager.get_hookcallers(plugin)
     if not callers:
         raise PluginError(f"plugin {name!r} implements no hook; mark its functions with @hookimpl")
