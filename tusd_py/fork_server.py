@@ -167,8 +167,13 @@ class _Serving:
                 spec = importlib.util.spec_from_file_location(name, path) if path else None
                 if spec is None or spec.loader is None:
                     raise
-                sys.modules[name] = module = importlib.util.module_from_spec(spec)
-                spec.loader.exec_module(module)
+                module = importlib.util.module_from_spec(spec)
+                sys.modules[name] = module
+                try:
+                    spec.loader.exec_module(module)
+                except BaseException:
+                    del sys.modules[name]
+                    raise
         if missing:
             gc.collect()
             gc.freeze()  # what is never looked at is never copied
@@ -241,9 +246,9 @@ def _work(data: socket.socket, order: dict[str, Any]) -> None:
             os._exit(NO_MEMORY)
         except BaseException as error:
             # Not its message, which may quote the data, but where in the function's module it was raised.
-            own = function.__code__.co_filename
+            own = sys.modules[function.__module__].__file__
             lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == own]
-            where = f" ({Path(own).name}, line {lines[-1]})" if lines else ""
+            where = f" ({Path(own or '').name}, line {lines[-1]})" if lines else ""
             kind, said = FAILED, f"{type(error).__name__}{where}".encode()
         with lock:
             send(data, kind, said)

@@ -184,7 +184,10 @@ def _path() -> list[str]:
 
 @functools.lru_cache(256)
 def _decoder(function: Callable[..., Any]) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(get_type_hints(function)["return"])
+    hints = get_type_hints(function)
+    if "return" not in hints:
+        raise TypeError(f"{function.__qualname__} does not say what it returns: annotate it")
+    return msgspec.json.Decoder(hints["return"])
 
 
 def _file_of(module: str) -> str | None:
@@ -300,11 +303,16 @@ class _ForkServer:
         """Whether it takes calls."""
         return self._process.poll() is None
 
+    def wait(self) -> None:
+        """Wait until it has ended, as it is about to."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE_SECONDS)
+
     def forked(self, order: bytes, seconds: float) -> tuple[socket.socket, socket.socket]:
         """Return the sockets to a new process, and to what is told of its life.
 
         Raises:
-            OSError: the fork server has ended; EOFError: likewise.
+            ConnectionError: the fork server has ended; EOFError: likewise.
             ProcessFailed: the process cannot be started.
         """
         with contextlib.ExitStack() as stack:
@@ -327,9 +335,7 @@ class _ForkServer:
     def end(self) -> None:
         """End it, and all processes that it has started."""
         self._control.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_GRACE_SECONDS)
-            return
+        self.wait()
         self._process.kill()
         self._process.wait()
 
@@ -340,24 +346,30 @@ _starting = threading.Lock()
 
 def _forked(call: _Call, order: dict[str, Any]) -> tuple[socket.socket, socket.socket]:
     encoded = json.dumps(order).encode()
-    for is_last in (False, True):
+    problem = ""
+    for _ in range(2):
         try:
-            with _starting:
-                server = _servers.get(call.package)
-                if server is None or not server.is_alive():
-                    if server is not None:
-                        server.end()
-                    server = _servers[call.package] = _ForkServer(call.package)
-            return server.forked(encoded, call.seconds_left())
+            server = _fork_server(call.package)
+            try:
+                return server.forked(encoded, call.seconds_left())
+            except (ConnectionError, EOFError):
+                server.wait()  # nobody had called it for too long, or it was killed: another one takes the call
         except TimeoutError:
             raise call.too_long() from None
-        except (OSError, EOFError) as error:
-            if is_last:
-                raise ProcessFailed(f"its process cannot be started: {type(error).__name__}") from error
-            # Nobody had called it for too long, or it was killed: another one takes the call.
-            if server is not None:
-                server.end()
-    raise AssertionError("unreachable")
+        except OSError as error:
+            problem = f": {error.strerror}"
+    raise ProcessFailed(f"its process cannot be started{problem}")
+
+
+def _fork_server(package: str) -> _ForkServer:
+    with _starting:
+        server = _servers.get(package)
+        if server is not None and server.is_alive():
+            return server
+        if server is not None:
+            server.end()
+        server = _servers[package] = _ForkServer(package)
+        return server
 
 
 @atexit.register

@@ -36,6 +36,12 @@ def is_gone(pid):
         return True
 
 
+def test_a_function_has_to_say_what_it_returns():
+    """Without an annotation nothing could be decoded, so nothing is begun."""
+    with pytest.raises(TypeError, match="end_deeply does not say what it returns"):
+        run(tasks.end_deeply, None)
+
+
 def test_what_a_process_is(tmp_path, monkeypatch, capfd):
     """It has a folder for its files, yields to others, leaves no core, prints nothing, and tells its progress."""
     monkeypatch.chdir(tmp_path)
