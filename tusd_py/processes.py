@@ -258,7 +258,7 @@ class _Process:
             raise self._call.too_long() from None
         except (EOFError, ConnectionError):
             raise self._death() from None
-        except (msgspec.MsgspecError, ValueError):
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             raise ProcessFailed("its process answered what cannot be") from None
         raise ProcessFailed(f"its process failed with {_shown(said.decode('utf-8', 'replace'))}")
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -86,7 +87,7 @@ class Bomb:
         return os._exit, (77,)
 
 
-def forge(said: bytes, progress) -> int:
+def forge(said: bytes, progress) -> list[Any]:
     """Say something else than the function returns, as who has taken the process over can."""
     import socket
 
@@ -98,7 +99,7 @@ def forge(said: bytes, progress) -> int:
         if kind.startswith("socket:"):
             send(socket.socket(fileno=os.dup(number)), RESULT, said)
     time.sleep(60)
-    return 0
+    return []
 
 
 BOMB = pickle.dumps(Bomb())

@@ -96,9 +96,9 @@ def test_who_takes_a_process_over_can_only_answer(said):
 def test_an_answer_has_a_largest_size(monkeypatch):
     """A process cannot fill the memory of its caller."""
     monkeypatch.setattr(processes, "MAX_RESULT", 3)
-    assert run(tasks.forge, b"123") == 123
+    assert run(tasks.forge, b"[1]") == [1]
     with pytest.raises(processes.ProcessFailed, match="answered what cannot be"):
-        run(tasks.forge, b"1234")
+        run(tasks.forge, b"[12]")
 
 
 def test_results_come_in_the_order_of_their_arguments():
