@@ -25,7 +25,7 @@ from tusd_py.hooks import specs
 from tusd_py.hooks.plugins import hook_names
 from tusd_py.models import Action, Content, Verdict
 from tusd_py.settings import fields, show
-from tusd_py.web.status import openapi
+from tusd_py.web.openapi import openapi
 
 ROOT = Path(__file__).resolve().parents[1]
 PART = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pluggy
 
 from tusd_py.backends import Rules
@@ -57,6 +58,11 @@ class Route:
     handler: Callable[..., Any]
     action: Action | None
     plugin: str
+    query: type[msgspec.Struct] | None = None
+    """What the query may hold, for the document of OpenAPI."""
+    answer: Any = None
+    """The type of an answer in JSON, for that too."""
+    media: str = "application/json"
 
 
 @dataclass(frozen=True)
@@ -163,8 +169,10 @@ def plugin_routes(manager: pluggy.PluginManager) -> list[Route]:
     routes: list[Route] = []
 
     def register_for(plugin: str) -> RegisterRoute:
-        def register(method: str, path: str, handler: Callable[..., Any], action: Action | None = None, /) -> None:
-            routes.append(Route(method, path, handler, action, plugin))
+        def register(
+            method: str, path: str, handler: Callable[..., Any], action: Action | None = None, /, **described: Any
+        ) -> None:
+            routes.append(Route(method, path, handler, action, plugin, **described))
 
         return register
 

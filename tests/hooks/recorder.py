@@ -6,8 +6,10 @@ It is the plugin of a server that the tests start; the file is named in its sett
 import asyncio
 import json
 import threading
+from typing import Annotated
 
 import click
+import msgspec
 
 from tusd_py import Changes, Identity, Reject, Response, Verdict, hookimpl
 
@@ -44,11 +46,16 @@ def register_stores(register):
     register("store", "recorded", "tusd_py.stores.memory:MemoryStore")
 
 
+class Query(msgspec.Struct):
+    first: Annotated[Annotated[str, msgspec.Meta(max_length=9)] | None, msgspec.Meta(description="an upload")] = None
+    limit: int = 5
+
+
 @hookimpl
 def register_routes(register):
     register("GET", "/recorder", lambda request: Response(200, {"Content-Type": "text/plain"}, b"a page"), "list")
     register("GET", "/recorder/{upload_id}", lambda request: Response(200, {}, request.upload_id.encode()), "status")
-    register("GET", "/recorder-some", some_uploads)
+    register("GET", "/recorder-some", some_uploads, query=Query, answer=str, media="text/csv")
     register("GET", "/recorder-awaited", some_uploads_awaited)
 
 

@@ -11,7 +11,7 @@ import pytest
 from tusd_py.composer import load_plugins
 from tusd_py.config import Config
 from tusd_py.headers import format_upload_metadata
-from tusd_py.hooks.plugins import hook_names, implementations
+from tusd_py.hooks.plugins import PluginError, hook_names, implementations
 from tusd_py.testing.contracts import wait_until
 from tusd_py.testing.raw import RawClient
 from tusd_py.testing.server import ServerProcess
@@ -84,6 +84,24 @@ def test_register_settings_can_leave_a_plugin_out(tmp_path):
         assert any(impl.plugin_name == "idle" for impl in implementations(manager, "inspect_head")) is is_called
 
 
+def test_register_settings_can_leave_hooks_out(tmp_path):
+    """Hooks that the settings leave nothing to do are not there, the others are; one that is none is named."""
+    plugin = tmp_path / "partly.py"
+    plugin.write_text(
+        "from tusd_py import hookimpl\n"
+        "@hookimpl\ndef register_settings(settings): return set(settings['without'])\n"
+        "@hookimpl\ndef inspect_head(head): ...\n"
+        "@hookimpl\ndef deliver(): ...\n"
+    )
+    for without in ([], ["deliver"], ["deliver", "inspect_head", "describe"]):
+        manager = load_plugins(Config(plugin=[str(plugin)], plugins={"partly": {"without": without}}))
+        for hook in ("deliver", "inspect_head"):
+            names = [impl.plugin_name for impl in implementations(manager, hook)]
+            assert ("partly" in names) is (hook not in without)
+    with pytest.raises(PluginError, match="'partly': there is no hook 'delivr'"):
+        load_plugins(Config(plugin=[str(plugin)], plugins={"partly": {"without": ["delivr"]}}))
+
+
 def test_register_stores_adds_a_backend(tmp_path):
     """A URL with the scheme that a plugin registered opens the class it named."""
     config = tmp_path / "tusd-py.toml"
@@ -124,6 +142,23 @@ async def test_a_page_on_many_uploads_learns_which_may_be_seen(recorded):
         for name, seen in (("ann", upload_id), ("bob", "")):
             answer = await recorded.tus.request("GET", asked, {"Authorization": f"Bearer {name}"})
             assert (answer.status, answer.body) == (200, seen.encode())
+
+
+async def test_register_routes_describes_pages_in_the_openapi_document(recorded):
+    """A page has its handler's first line, the parameters of its path and query, and the schema of its answer."""
+    answer = await recorded.tus.request("GET", "/api/openapi.json", {"Authorization": "Bearer ann"})
+    paths = json.loads(answer.body)["paths"]
+    some = paths["/recorder-some"]["get"]
+    assert (some["summary"], some["tags"]) == ("Answer which of the uploads in the query may be seen", ["recorder"])
+    assert [(each["name"], each["in"], each["description"], each["schema"]) for each in some["parameters"]] == [
+        ("first", "query", "an upload", {"type": "string", "maxLength": 9}),
+        ("limit", "query", "", {"type": "integer", "default": 5}),
+    ]
+    assert some["responses"]["200"]["content"] == {"text/csv": {"schema": {"type": "string"}}}
+    assert some["responses"].keys() == {"200", "400", "401", "403"}
+    one = paths["/recorder/{upload_id}"]["get"]
+    assert (one["parameters"][0]["name"], one["parameters"][0]["in"]) == ("upload_id", "path")
+    assert "content" not in one["responses"]["200"]
 
 
 def test_register_commands_adds_a_command(installed_plugin):

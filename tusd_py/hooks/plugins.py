@@ -5,6 +5,7 @@ The default plugins are registered first and so are called last: pluggy calls wh
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
@@ -13,7 +14,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,8 @@ def implementations(manager: pluggy.PluginManager, hook: str) -> list[pluggy.Hoo
 def call_register(manager: pluggy.PluginManager, hook: str, arguments: Callable[[str], Mapping[str, Any]]) -> None:
     """Call a `register_` hook of all plugins; `arguments` returns what the plugin of this name gets.
 
-    A plugin that returns False from `register_settings` is left out from then on.
+    A plugin that returns False from `register_settings` is left out from then on, and so are the hooks of which it
+    returns the names.
 
     Raises:
         ConfigError: a plugin does not like its settings.
@@ -123,6 +125,13 @@ def call_register(manager: pluggy.PluginManager, hook: str, arguments: Callable[
             raise PluginError(f"plugin {impl.plugin_name!r} failed in {hook}: {_named(error)}") from error
         if hook == "register_settings" and answer is False:
             manager.unregister(impl.plugin)
+        elif hook == "register_settings" and isinstance(answer, Set):
+            if unknown := answer - {*hook_names()}:
+                raise PluginError(f"plugin {impl.plugin_name!r}: there is no hook {min(unknown)!r} to leave out")
+            for name in answer:
+                # What `unregister` does with each hook; pluggy has no public name for one alone.
+                with contextlib.suppress(ValueError):  # it has none
+                    getattr(manager.hook, name)._remove_plugin(impl.plugin)
 
 
 def hook_names() -> list[str]:

@@ -11,7 +11,7 @@ thread, except those of `register_`. Take only the arguments that you need.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from concurrent.futures import Future
 from typing import Any, Literal, Protocol, get_args
 
@@ -31,15 +31,30 @@ RegisterBackend = Callable[[str, str, str], None]
 class RegisterRoute(Protocol):
     """How a plugin adds a page."""
 
-    def __call__(self, method: str, path: str, handler: Callable[..., Any], action: Action | None = None, /) -> None:
-        """Serve `path` with `handler`; with an `action`, `authorize` is asked first."""
+    def __call__(
+        self,
+        method: str,
+        path: str,
+        handler: Callable[..., Any],
+        action: Action | None = None,
+        /,
+        *,
+        query: type[msgspec.Struct] | None = None,
+        answer: Any = None,
+        media: str = "application/json",
+    ) -> None:
+        """Serve `path` with `handler`; with an `action`, `authorize` is asked first.
+
+        The rest is for `/api/openapi.json`, beside the handler's docstring: a class whose fields are the parameters of
+        the query, the type that an answer has as JSON, and its media type.
+        """
 
 
 class Allowed(Protocol):
     """How a page asks which uploads its request may see, from any thread."""
 
-    def __call__(self, upload_ids: Iterable[str], /) -> Future[frozenset[str]]:
-        """Give those of these uploads that are there and that `authorize` lets the request see."""
+    def __call__(self, upload_ids: Iterable[str], action: Action = "status", /) -> Future[Mapping[str, Upload]]:
+        """Give those of these uploads, by id, that are there and with which `authorize` lets the request do this."""
 
 
 class JobProgress(Protocol):
@@ -71,12 +86,13 @@ class Measure(msgspec.Struct, frozen=True):
 
 
 @hookspec
-def register_settings(settings: Mapping[str, Any]) -> bool | None:
+def register_settings(settings: Mapping[str, Any]) -> bool | Set[str] | None:
     """Receive this plugin's own table of settings, `[plugins.NAME]` of the TOML file.
 
     Runs before every other hook but `register_commands`. Raise `ValueError` for a setting that cannot be, as
     `msgspec.convert` does: the server then does not start and says why. Return False if the settings leave the plugin
     nothing to do: its other hooks are then not called, and uploads take the shorter way that there is without them.
+    Return a set of names of hooks if these alone have nothing to do: no upload then gets a job for such a stage.
     """
 
 
@@ -97,8 +113,10 @@ def register_routes(register: RegisterRoute) -> None:
     has the id, and who asks for one that is not there gets 404 or 410.
 
     A page about many uploads takes a second argument `allowed`. `allowed(ids)` asks `authorize` about each, with the
-    action `status`, and gives those that are there and may be seen, as a future: call `.result()` in a plain function,
-    or await `asyncio.wrap_future(...)` in a coroutine.
+    action `status` or the one that is named, and gives the records of those that are there and may be seen, by id, as a
+    future: call `.result()` in a plain function, or await `asyncio.wrap_future(...)` in a coroutine.
+
+    `/api/openapi.json` has each page: the first line of the handler's docstring, and what `query` and `answer` say.
     """
 
 

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -16,10 +16,11 @@ from aiohttp import web
 
 from tusd_py.composer import Parts, Route
 from tusd_py.errors import Forbidden, InvalidRequest, MethodNotAllowed, NotFound, Reject, ShuttingDown, TusError
-from tusd_py.models import UPLOAD_ID, Request, Response, Upload
+from tusd_py.models import UPLOAD_ID, Action, Request, Response, Upload
 from tusd_py.protocol.core import overridden
 from tusd_py.web import cors
 from tusd_py.web.adapter import Adapter, answer_expectation, error_response, harmless, with_version
+from tusd_py.web.openapi import openapi
 from tusd_py.web.ops import HEALTH_PATHS, add_health_routes
 from tusd_py.web.status import StatusApi
 
@@ -46,7 +47,7 @@ class Server:
     def _add_routes(self) -> None:
         router, path = self.app.router, self.parts.config.collection_path
         add_health_routes(router, self.parts.uploads.problem, self.stopping)
-        StatusApi(self.parts, self.adapter, self.stopping).add_routes(router)
+        StatusApi(self.parts, self.adapter, self.stopping, openapi(self.parts.routes)).add_routes(router)
         for route in self.parts.routes:
             router.add_route(route.method, route.path, self._plugin_page(route))
         for pattern in {path, path.rstrip("/") or "/", path + "{upload_id:.*}"}:
@@ -71,8 +72,8 @@ class Server:
             if wants_allowed:
                 loop = asyncio.get_running_loop()
 
-                def allowed(upload_ids: Iterable[str]) -> Future[frozenset[str]]:
-                    return asyncio.run_coroutine_threadsafe(self._allowed(request, [*upload_ids]), loop)
+                def allowed(upload_ids: Iterable[str], action: Action = "status") -> Future[Mapping[str, Upload]]:
+                    return asyncio.run_coroutine_threadsafe(self._allowed(request, [*upload_ids], action), loop)
 
                 handler = functools.partial(handler, allowed=allowed)
             return await self._send(http_request, await hooks.page(route.plugin, handler, request))
@@ -89,17 +90,17 @@ class Server:
         upload.check_present()
         return upload
 
-    async def _allowed(self, request: Request, upload_ids: list[str]) -> frozenset[str]:
-        """Return those of these uploads that are there and that `authorize` lets the request see."""
-        seen = set()
+    async def _allowed(self, request: Request, upload_ids: list[str], action: Action) -> Mapping[str, Upload]:
+        """Return those of these uploads that are there and with which `authorize` lets the request do this."""
+        seen = {}
         for upload_id in upload_ids:
             # Records alone are asked: one that is lost is made again by and by, and by nobody's look at a list.
             upload = await self.parts.uploads.state.get(upload_id)
             if upload is not None and not upload.status.is_tombstone:
                 with contextlib.suppress(Reject, Forbidden):
-                    await self.parts.hooks.authorize(request, "status", upload)
-                    seen.add(upload_id)
-        return frozenset(seen)
+                    await self.parts.hooks.authorize(request, action, upload)
+                    seen[upload_id] = upload
+        return seen
 
     async def _send(self, request: web.Request, response: Response) -> web.StreamResponse:
         request["response"] = response

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import hdrs, web
 
-from tusd_py import __version__
 from tusd_py.composer import Parts
 from tusd_py.errors import InvalidRequest, NotFound
 from tusd_py.models import UPLOAD_ID, Job, JobStatus, Request, Response, Stage, Status, Upload
@@ -88,10 +88,11 @@ class UploadPage(msgspec.Struct, frozen=True):
 class StatusApi:
     """Routes under `/api`."""
 
-    def __init__(self, parts: Parts, adapter: Adapter, stopping: asyncio.Event) -> None:
-        """Show the uploads of these parts; event streams end when the server stops."""
+    def __init__(self, parts: Parts, adapter: Adapter, stopping: asyncio.Event, document: Mapping[str, Any]) -> None:
+        """Show the uploads of these parts, and the document of OpenAPI; event streams end when the server stops."""
         self._uploads = parts.uploads
         self._hooks = parts.hooks
+        self._document = document
         self._adapter = adapter
         self._stopping = stopping
 
@@ -164,7 +165,7 @@ class StatusApi:
             upload = found
 
     async def _openapi(self, http_request: web.Request) -> web.StreamResponse:
-        return await self._json(http_request, openapi())
+        return await self._json(http_request, self._document)
 
     async def _authorized(self, http_request: web.Request) -> Upload:
         upload_id = http_request.match_info["id"]
@@ -229,68 +230,3 @@ def _limit(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_PAGE:
         raise InvalidRequest(f"limit must be a number from 1 to {MAX_PAGE}")
     return int(text)
-
-
-def openapi() -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of the status API, with schemas made from the types that are sent."""
-    _, schemas = msgspec.json.schema_components([UploadPage, UploadDetails], ref_template="#/components/schemas/{name}")
-
-    def answers(description: str, media: str, schema: dict[str, Any], *errors: int) -> dict[str, Any]:
-        phrases = {
-            400: "invalid query",
-            401: "credentials are required",
-            403: "not allowed",
-            404: "no such upload",
-        }
-        refused = {str(status): {"description": phrases[status]} for status in (401, 403, *errors)}
-        return {"200": {"description": description, "content": {media: {"schema": schema}}}, **refused}
-
-    def query(name: str, description: str, **schema: Any) -> dict[str, Any]:
-        return {"name": name, "in": "query", "description": description, "schema": schema}
-
-    path_id = {
-        "name": "id",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "pattern": UPLOAD_ID.pattern},
-    }
-    details = {"$ref": "#/components/schemas/UploadDetails"}
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "tusd-py status API", "version": __version__},
-        "paths": {
-            "/api/uploads": {
-                "get": {
-                    "summary": "List uploads, the newest first",
-                    "parameters": [
-                        query("status", "only uploads with this status", enum=list(Status)),
-                        query("owner", "only uploads of this owner", type="string"),
-                        query("after", "the `next` of the former page", type="string"),
-                        query("limit", "how many", type="integer", minimum=1, maximum=MAX_PAGE, default=100),
-                    ],
-                    "responses": answers(
-                        "a page", "application/json", {"$ref": "#/components/schemas/UploadPage"}, 400
-                    ),
-                }
-            },
-            "/api/uploads/{id}": {
-                "get": {
-                    "summary": "Show one upload",
-                    "parameters": [path_id],
-                    "responses": answers("the upload", "application/json", details, 404),
-                }
-            },
-            "/api/uploads/{id}/events": {
-                "get": {
-                    "summary": "Follow one upload: an event `status` or `progress` with the upload at every change",
-                    "parameters": [path_id],
-                    "responses": answers("server-sent events", "text/event-stream", {"type": "string"}, 404),
-                }
-            },
-        },
-        "components": {
-            "schemas": schemas,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-        },
-        "security": [{"token": []}, {}],
-    }

@@ -17,7 +17,7 @@ from openlineage.client.serde import Serde
 from tusd_py_catalog.croissant import croissant
 from tusd_py_catalog.entries import Entry, Source
 from tusd_py_catalog.facts import Facts, Field
-from tusd_py_catalog.openlineage import event
+from tusd_py_catalog.openlineage import events
 
 FACTS = Facts(
     format="jsonl",
@@ -31,6 +31,7 @@ FACTS = Facts(
         Field(name="tags", type="list"),
         Field(name="tags[]", type="string"),
         Field(name="page url", type="string", semantic="url"),
+        Field(name="messages/role", type="string"),
     ),
 )
 ENTRY = Entry(
@@ -82,11 +83,26 @@ def without_versions(value):
     return [without_versions(each) for each in value] if isinstance(value, list) else value
 
 
-def test_an_event_is_what_openlineages_own_client_makes():
-    """Built by its client from the same values, the event is the same, and its schemas are those of the client."""
-    made = event(ENTRY, "lab", {"u1": FORMER}.get)
-    [output] = made["outputs"]
-    theirs = RunEvent(
+def test_the_events_are_what_openlineages_own_client_makes():
+    """Built by its client from the same values, the events are the same, and their schemas are those of the client."""
+    began = datetime(2026, 11, 22, 15, 0, tzinfo=UTC)
+    made = events(ENTRY, began, "lab", {"u1": FORMER}.get)
+    assert [without_versions(each) for each in made] == [without_versions(Serde.to_dict(theirs(each))) for each in made]
+    start, end = made
+    assert (start["eventType"], start["eventTime"], start["run"]) == ("START", began.isoformat(), end["run"])
+    assert [each["name"] for each in end["inputs"]] == ["ann/raw", "https://example.org/raw"]
+    [output] = end["outputs"]
+    for name, facet in (output["facets"] | output["outputFacets"] | end["job"]["facets"]).items():
+        assert facet["_producer"].startswith("urn:")
+        [kept] = in_their_words({name: facet}).values()
+        assert facet["_schemaURL"] == kept._get_schema()
+    assert start["schemaURL"] == end["schemaURL"] == RunEvent._get_schema()
+    assert events(ENTRY, began, "lab", {"u1": FORMER}.get) == made
+
+
+def theirs(made):
+    """The same event, made by OpenLineage's own client."""
+    return RunEvent(
         eventType=RunState(made["eventType"]),
         eventTime=made["eventTime"],
         run=Run(runId=made["run"]["runId"]),
@@ -103,15 +119,9 @@ def test_an_event_is_what_openlineages_own_client_makes():
                 facets=in_their_words(output["facets"]),
                 outputFacets=in_their_words(output["outputFacets"]),
             )
+            for output in made["outputs"]
         ],
     )
-    assert without_versions(made) == without_versions(Serde.to_dict(theirs))
-    assert [each["name"] for each in made["inputs"]] == ["ann/raw", "https://example.org/raw"]
-    for name, facet in (output["facets"] | output["outputFacets"] | made["job"]["facets"]).items():
-        [kept] = in_their_words({name: facet}).values()
-        assert facet["_schemaURL"] == kept._get_schema()
-    assert made["schemaURL"] == RunEvent._get_schema()
-    assert event(ENTRY, "lab", {"u1": FORMER}.get) == made
 
 
 def test_croissant_is_what_mlcroissant_accepted():
@@ -143,6 +153,7 @@ def test_croissant_is_what_mlcroissant_accepted():
         },
         field("tags", "sc:Text", None, repeated=True),
         field("page url", "sc:URL", "url", at="page%20url"),
+        field("messages/role", "sc:Text", None, at="messages%2Frole"),
     ]
     assert made == {
         "@type": "sc:Dataset",

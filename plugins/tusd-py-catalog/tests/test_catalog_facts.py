@@ -12,7 +12,7 @@ import pytest
 from tusd_py_catalog import samples
 from tusd_py_catalog.child import Request, describe
 from tusd_py_catalog.facts import Facts
-from tusd_py_catalog.semantics import semantic_type
+from tusd_py_catalog.semantics import is_personal, semantic_type
 
 EMAIL, CARD = "bob.smith@corp.io", 4111111111111111
 WORDS = ["the", "model", "returns", "a", "vector", "of", "values", "when", "it", "is", "given", "an", "input", "text"]
@@ -174,7 +174,99 @@ def test_samples_are_redacted_and_bounds_tell_nobodys_value(tmp_path):
     for value in (EMAIL, str(CARD), "Bob", "1900", "1904"):
         assert value not in repr(found)
     by_name = {field.name: field for field in found.fields}
-    assert by_name["paid_with"].min == 4.1e15
+    assert [getattr(by_name["paid_with"], figure) for figure in ("min", "max", "mean")] == [4.1e15] * 3
+
+
+HIDDEN = "Hidden"
+PERSONAL = {
+    "within an object": {"birth": {"place": HIDDEN}, "address": [{"line1": HIDDEN, "is_flat": True}]},
+    "deep within objects": {"a": {"b": {"c": {"d": {"first_name": HIDDEN}}}}},
+    "in a text of JSON": {"raw": json.dumps([{"first_name": HIDDEN}])},
+    "a name beside an address": {"name": HIDDEN, "email": EMAIL},
+    "where a text is cut": {
+        "text": " ".join(f"{'x' * 44}{n:02}@e.io" for n in range(19)) + " " * 5 + HIDDEN + "y" * 50
+    },
+}
+
+
+@pytest.mark.parametrize("row", PERSONAL.values(), ids=PERSONAL)
+def test_what_is_within_a_field_of_a_person_is_withheld_too(tmp_path, row):
+    """Wherever a field stands, what its name says about it holds for all that is in it."""
+    found = facts(tmp_path / "a.jsonl", json.dumps(row).encode(), redaction=samples.rules())
+    assert len(found.sample) == 1
+    assert HIDDEN[:4] not in repr(found)
+
+
+def test_no_place_and_no_birthday_is_told(tmp_path):
+    """Of coordinates there is about a tenth of a degree, and of personal dates nothing."""
+    row = {"lat": 48.2082123, "born": "1985-03-12", "local_number": 12345678, "seen": "2026-01-02"}
+    found = facts(tmp_path / "a.jsonl", json.dumps(row).encode())
+    bounds = {field.name: (field.min, field.max, field.mean) for field in found.fields}
+    day = "2026-01-02"
+    assert bounds == {
+        "lat": (48.2,) * 3, "born": (None,) * 3, "local_number": (1.2e7,) * 3, "seen": (day, day, None)
+    }  # fmt: skip
+
+
+LATE = {
+    "fraction.csv": (b"a\n" + b"1\n" * 30000 + b"1.5\n", ("number", 30001, 0, 1, 1.5)),
+    "infinity.csv": (b"a\n" + b"1\n" * 30000 + b"inf\n", ("number", 30001, 0, 1, 1)),
+    "hash.csv": (b"a,b\n" + b"1,2\n" * 9 + b"#3,4\n", ("string", 10, 0, None, None)),
+    "fraction.jsonl": (b'{"a":1}\n' * 30000 + b'{"a":1.5}\n', ("number", 30001, 0, 1, 1.5)),
+    "object.jsonl": (b'{"a":null}\n' * 30000 + b'{"a":{"b":1}}\n', ("object", 1, 30000, None, None)),
+    "other.jsonl": (b'{"a":1}\n' * 30000 + b'{"a":"x"}\n', ("json", 30001, 0, None, None)),
+}
+
+
+def test_keys_that_are_values_do_not_become_fields(tmp_path):
+    """Of objects with a key of their own in each row there is one map, and no type of a million fields."""
+    data = b"".join(b'{"of":{"k%d":1}}\n' % number for number in range(30000))
+    found = facts(tmp_path / "a.jsonl", data)
+    assert [(field.name, field.type, field.values) for field in found.fields] == [("of", "map", 30000)]
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_the_last_row_counts_like_the_first(tmp_path, name):
+    """What comes late and is of another kind is neither rounded nor dropped without a word."""
+    data, expected = LATE[name]
+    field = facts(tmp_path / name, data).fields[0]
+    assert (field.type, field.values, field.nulls, field.min, field.max) == expected
+
+
+@pytest.mark.parametrize("place", ["*.jsonl", "[b]", "a?b.gz", "day=2026-01-01/rows", "it's"])
+def test_a_path_is_a_path_and_no_pattern(tmp_path, place):
+    """Whatever characters a path has, this one file is read and nothing beside it; no folder becomes a column."""
+    for name, row in (("b", "other"), ("a-b.gz", "other"), ("other.jsonl", "other"), (place, "mine")):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({row: 1}))
+    found = facts(path, name="rows.jsonl", redaction=samples.rules())
+    assert ([field.name for field in found.fields], found.sample) == (["mine"], ({"mine": 1},))
+
+
+@pytest.mark.parametrize("row", [{"field2": 1, EMAIL: 2}, {"o": {"field2": 1, EMAIL: 2}}])
+def test_what_stands_for_a_name_is_nobody_elses(tmp_path, row):
+    """The label of a field whose name is a value is not the name of another one."""
+    found = facts(tmp_path / "a.jsonl", json.dumps(row).encode(), redaction=samples.rules())
+    [inner] = [row.get("o") or row for row in found.sample]
+    assert inner == {"field2": 1, "field2_": 2}
+    assert [(field.name.rpartition(".")[2], field.max) for field in found.fields][-2:] == [
+        ("field2", 1),
+        ("field2_", 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_of_people"),
+    [
+        ("firstName", True), ("customer.birth.year", True), ("emailAddress", True), ("tel", True), ("user_name", True),
+        ("id_card", True), ("DOB", True), ("card", True), ("syntax", False), ("gzip", False), ("discard", False),
+        ("package_name", False), ("filename", False), ("image", False), ("language", False), ("tokens", False),
+    ],
+)  # fmt: skip
+def test_names_tell_what_is_about_people(name, is_of_people):
+    """A word in a field's name tells; a part of another word does not."""
+    assert is_personal(name) is is_of_people
 
 
 def test_without_redaction_no_row_is_stored(tmp_path):
@@ -199,9 +291,10 @@ def test_the_same_bytes_give_the_same_facts(tmp_path):
         (b'{"a":"\xff"}\n{"a":"y"}\n', "a.jsonl", "jsonl", 2, "it is not UTF-8"),
         (b'{"a":' + b"[" * 9999 + b"]" * 9999 + b"}\n", "a.jsonl", "jsonl", None, "it is nested too deeply"),
         (b'{"a":"' + b"x" * 2**25 + b'"}\n', "a.jsonl", "jsonl", None, "a line is too long"),
-        (b'{"a":1}\n' * 30000 + b'{"a":"z"}\n', "a.jsonl", "jsonl", 30001, "its values change their type (line 30001)"),
+        (b"a\n" + b"1\n" * 30000 + b"z\n", "a.csv", "csv", 30001, "its values change their type (line 30002)"),
         (b'[{"a":1},{"a":', "a.json", "json", None, "not all of it is JSON"),
         (b"a,b\n1,x\n2,y,z\n3,z\n", "a.csv", "csv", 2, "its rows do not fit one form of CSV"),
+        (b"a,b\n" + b"1,2\n" * 100 + b"1,2,3\n", "a.csv", "csv", 100, "1 rows are left out"),
         (b"a,b\n1,x\n2,\xff\n", "a.csv", "csv", 1, "it is not UTF-8 (line 3)"),
         (b"a,b\n=cmd(),-1\n@x,+y\n", "a.csv", "csv", 2, "3 cells begin as formulas of spreadsheets do"),
         ("a,b\n1,2\n".encode("utf-16"), "a.csv", "csv", None, "it is UTF-16 or UTF-32; only UTF-8 is read"),

@@ -2,19 +2,24 @@
 
 import io
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 import threading
 import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import jsonschema
 import pytest
 import requests
 import tusd_py_catalog
 from tusclient.client import TusClient
 from tusd_py_catalog.settings import Settings, read
 
-from tusd_py import Reject, Status, Upload
+from tusd_py import Reject, Upload
 from tusd_py.config import ConfigError
 from tusd_py.models import now
 from tusd_py.stores.memory import MemoryStore
@@ -22,18 +27,19 @@ from tusd_py.testing.contracts import Tap, new_upload, wait_until
 from tusd_py.testing.plugins import hooks_of
 from tusd_py.testing.server import ServerProcess
 
+ROOT = Path(__file__).parents[3]
 CHAT = b"".join(b'{"id": %d, "text": "Write to bob.smith@corp.io about the weather today."}\n' % n for n in range(9))
 WHO = """
 from tusd_py import Identity, Reject, hookimpl
 
 @hookimpl
 def authenticate(request):
-    name = request.headers.get("X-User")
-    return Identity(name, {"operator": name == "root"}) if name else None
+    name = request.headers.get("X-User", "root")
+    return Identity(name, {"operator": name == "root"})
 
 @hookimpl
 def authorize(request, action, upload):
-    if action == "status" and upload.metadata.get("secret") and request.identity.name != "root":
+    if upload and action in upload.metadata.get("secret", "").split() and request.identity.name != "root":
         raise Reject("it is secret", status=403)
 """
 
@@ -42,7 +48,8 @@ class Served:
     """A running server, and what it answers."""
 
     def __init__(self, server, folder):
-        self.server, self.events = server, folder / "events.jsonl"
+        self.server, self.folder, self.events = server, folder, folder / "events.jsonl"
+        self.settings = ("--config", str(folder / "tusd-py.toml"), "--upload-dir", str(folder / "data"))
 
     def upload(self, user, data, **metadata):
         """Upload as somebody, and return the id when it is described."""
@@ -56,6 +63,14 @@ class Served:
         url = self.server.url.replace("/files/", "/api/catalog") + path
         return requests.get(url, query, headers={"X-User": user}, timeout=10)
 
+    def command(self, *words):
+        """Run `tusd-py`, in the folder of the server."""
+        return self.run([sys.executable, "-P", "-m", "tusd_py", *words])
+
+    def run(self, words):
+        environment = {**os.environ, "XDG_STATE_HOME": str(self.folder / "state")}
+        return subprocess.check_output(words, text=True, cwd=self.folder, env=environment)
+
     def delete(self, user, upload_id):
         headers = {"X-User": user, "Tus-Resumable": "1.0.0"}
         assert requests.delete(self.server.url + upload_id, headers=headers, timeout=10).status_code == 204
@@ -64,6 +79,16 @@ class Served:
         answer = self.get(user, **query)
         assert answer.status_code == 200, answer.text
         return [entry["upload_id"] for entry in answer.json()["entries"]]
+
+    def validate(self, path, body):
+        """Fail unless the server's OpenAPI document says that this is what the path answers."""
+        document = self.get("root", "/../openapi.json").json()
+        page = document["paths"][path]["get"]
+        schema = page["responses"]["200"]["content"]["application/json"]["schema"]
+        jsonschema.Draft202012Validator(schema | {"components": document["components"]}).validate(body)
+        assert page["tags"] == ["catalog"]
+        assert page["summary"]
+        return page
 
     async def described(self, user, data, **metadata):
         upload_id = self.upload(user, data, **metadata)
@@ -107,6 +132,12 @@ async def test_an_upload_is_described_found_and_forgotten(served):
         )
     )
     assert json.loads(event)["outputs"][0]["name"] == "ann/chat.jsonl"
+    for path, shown in (
+        ("/api/catalog", served.get("ann")),
+        ("/api/catalog/{upload_id}", served.get("ann", f"/{upload_id}")),
+        ("/api/catalog/{upload_id}/lineage", served.get("ann", f"/{upload_id}/lineage")),
+    ):
+        served.validate(path, shown.json())
 
     served.delete("ann", upload_id)
     assert served.get("ann", f"/{upload_id}").status_code == 410
@@ -116,7 +147,9 @@ async def test_an_upload_is_described_found_and_forgotten(served):
 async def test_everybody_sees_what_authorize_lets_them_see(served):
     """Lists, entries, versions and lineage show nothing of what is somebody else's, or refused by a plugin."""
     mine = await served.described("ann", CHAT, dataset="talk", filename="a.jsonl")
-    secret = await served.described("ann", CHAT, dataset="talk", filename="b.jsonl", secret="yes", derivedFrom=mine)
+    secret = await served.described(
+        "ann", CHAT, dataset="talk", filename="b.jsonl", secret="status read", derivedFrom=mine
+    )
     theirs = await served.described("bob", CHAT, dataset="talk", filename="a.jsonl", derivedFrom=f"{mine},x y")
     assert served.ids("ann", name="talk") == [mine]
     assert served.ids("bob", name="talk") == [theirs]
@@ -140,6 +173,47 @@ async def test_everybody_sees_what_authorize_lets_them_see(served):
     ]
 
 
+async def test_rows_are_for_who_may_read_them(served):
+    """Who may see that an upload is there, but not read it, sees what is known of it without its rows."""
+    upload_id = await served.described("ann", CHAT, filename="rows.jsonl", secret="read")
+    facts = {user: served.get(user, f"/{upload_id}").json()["facts"] for user in ("ann", "root")}
+    assert (facts["ann"]["rows"], facts["ann"]["sample"], len(facts["root"]["sample"])) == (9, [], 5)
+
+
+async def test_what_goes_into_quarantine_is_not_in_the_catalog(served):
+    """The server knows what is in quarantine: there is no page of it, for its owner neither, nor in lists."""
+    upload_id = await served.described("ann", CHAT, filename="held.jsonl")
+    child = await served.described("ann", CHAT, filename="child.jsonl", derivedFrom=upload_id)
+    served.command("uploads", "quarantine", upload_id, "--reason", "odd", *served.settings)
+    for user in ("ann", "root"):
+        for path in ("", "/croissant", "/lineage"):
+            assert served.get(user, f"/{upload_id}{path}").status_code == 404
+        assert served.ids(user, name="held.jsonl") == []
+        assert served.get(user, f"/{child}/lineage").json()["nodes"][1] == {"source": upload_id}
+
+
+@pytest.mark.needs_curl
+async def test_what_the_documents_show_works(served):
+    """The upload of the README is found by all requests that it and docs/catalog.md show."""
+    chat = {"messages": [{"role": "user", "content": "What will the weather be like tomorrow, please?"}]}
+    (served.folder / "rows.jsonl").write_text(json.dumps(chat))
+    shown = [
+        line.replace("http://127.0.0.1:8080/", served.server.url.removesuffix("files/"))
+        for document in ("plugins/tusd-py-catalog/README.md", "docs/catalog.md")
+        for block in re.findall(r"```bash\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+        for line in block.splitlines()
+    ]
+    upload, first, *others = map(shlex.split, shown)
+    served.command(*upload[1:])
+    [found] = await wait_until(lambda: json.loads(served.run(first))["entries"])
+    assert (found["name"], found["tags"]) == ("weather-chat", ["chat", "en"])
+    assert len(others) == 4
+    for words in others:
+        answer = served.run([word.replace("/ID", f"/{found['upload_id']}") for word in words])
+        assert json.loads(answer)
+        assert found["upload_id"] in answer
+
+
 async def test_pages_go_on_where_the_former_ended(served):
     """With a limit, every entry is on one page."""
     made = [await served.described("eve", b"a,b\n1,2\n", filename="a.csv") for _ in range(3)]
@@ -150,7 +224,10 @@ async def test_pages_go_on_where_the_former_ended(served):
     assert first["entries"][0]["version"] == 3
 
 
-@pytest.mark.parametrize("query", ["nmae=x", "limit=0", "limit=x", "after=-1", "text=%FF", "text=%00"])
+@pytest.mark.parametrize(
+    "query",
+    ["nmae=x", "limit=0", "limit=x", "after=-1", "text=%FF", "text=%00", "text=" + "a+" * 251, "name=" + "*" * 501],
+)
 def test_queries_that_cannot_be_are_refused(served, query):
     """A misspelt parameter or a value that cannot be is answered 400."""
     assert served.get("ann", f"?{query}").status_code == 400
@@ -186,9 +263,7 @@ async def test_bytes_that_are_elsewhere_are_described_and_again_the_same(tmp_pat
         assert tusd_py_catalog.describe(upload, store.content(upload), lambda done: None) == first
         assert tusd_py_catalog.catalog.get(upload.id) == entry
         assert (first["rows"], first["version"], len(first["sample"])) == (1, 1, 0)
-        for status, shown in ((Status.QUARANTINED, None), (Status.ACCEPTED, entry)):
-            tusd_py_catalog.post_verdict(upload.changed(status=status))
-            assert tusd_py_catalog.catalog.get(upload.id) == shown
+        assert not hooks.has("deliver")  # a job that nobody wants
         hooks.post_terminate(upload)
     with pytest.raises(Reject, match="removed"):
         tusd_py_catalog.describe(upload, store.content(upload), lambda done: None)
@@ -221,7 +296,8 @@ async def test_events_are_posted_and_refusals_are_final(tmp_path):
                     "database": f"sqlite:///{tmp_path / 'catalog.db'}",
                     "openlineage": f"http://127.0.0.1:{receiver.server_port}/{status}",
                 }
-                async with hooks_of(tusd_py_catalog, settings):
+                async with hooks_of(tusd_py_catalog, settings) as hooks:
+                    assert hooks.has("deliver")
                     if error is None:
                         tusd_py_catalog.describe(upload, store.content(upload), lambda done: None)
                         tusd_py_catalog.deliver(upload)
@@ -231,8 +307,8 @@ async def test_events_are_posted_and_refusals_are_final(tmp_path):
         finally:
             receiver.shutdown()
             thread.join()
-    assert len(receiver.got) == 3
-    assert receiver.got[0] == receiver.got[1] == receiver.got[2]
+    assert [event["eventType"] for event in receiver.got] == ["START", "COMPLETE", "START", "START"]
+    assert receiver.got[0] == receiver.got[2] == receiver.got[3]
     await store.aclose()
 
 
@@ -262,8 +338,7 @@ def test_without_settings_it_does_nothing():
 
 def test_the_documents_name_every_setting_and_the_readme_can_be_set():
     """The table in docs/catalog.md has all settings, and what the README shows is accepted."""
-    root = Path(__file__).parents[3]
-    table = re.findall(r"^\| `(\w+)` \| (.*?) \|", (root / "docs/catalog.md").read_text(), re.MULTILINE)
+    table = re.findall(r"^\| `(\w+)` \| (.*?) \|", (ROOT / "docs/catalog.md").read_text(), re.MULTILINE)
     assert {name for name, _ in table} >= {*Settings.__struct_fields__}
-    for shown in re.findall(r"```toml\n(.*?)```", (root / "plugins/tusd-py-catalog/README.md").read_text(), re.DOTALL):
+    for shown in re.findall(r"```toml\n(.*?)```", (ROOT / "plugins/tusd-py-catalog/README.md").read_text(), re.DOTALL):
         assert read(tomllib.loads(shown)["plugins"]["catalog"]).enabled

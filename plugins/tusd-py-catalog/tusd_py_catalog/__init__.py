@@ -5,12 +5,12 @@ It does nothing until the server's TOML file has a table `[plugins.catalog]` wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tusd_py import Reject, Status, Upload, hookimpl
+from tusd_py import Reject, Upload, hookimpl
 from tusd_py.hooks.specs import JobProgress, RegisterRoute
 from tusd_py.models import Content
 from tusd_py_catalog.settings import Settings, read
@@ -26,11 +26,11 @@ catalog: Catalog
 
 
 @hookimpl
-def register_settings(settings: Mapping[str, Any]) -> bool:
+def register_settings(settings: Mapping[str, Any]) -> bool | Set[str]:
     """Take the settings; without any, or with `enabled = false`, none of the hooks below is called.
 
     Raises:
-        ConfigError: a setting is unknown or cannot be, or the database's driver is not installed.
+        ConfigError: a setting is unknown or cannot be, the database's driver is not installed, or its tables are newer.
     """
     global catalog, chosen
     chosen = read(settings)
@@ -39,19 +39,20 @@ def register_settings(settings: Mapping[str, Any]) -> bool:
     from tusd_py_catalog.store import Catalog  # who does not use the plugin does not wait for its libraries
 
     catalog = Catalog(chosen.database)
-    return True
+    catalog.check()
+    return {"deliver"} if chosen.openlineage is None else True
 
 
 @hookimpl
 def register_routes(register: RegisterRoute) -> None:
     """Add the pages under `/api/catalog`."""
-    from tusd_py_catalog.pages import Pages
+    from tusd_py_catalog.pages import JSON_LD, Details, Graph, Page, Pages, Query
 
     pages = Pages(catalog)
-    register("GET", "/api/catalog", pages.list, "list")
-    register("GET", "/api/catalog/{upload_id}", pages.show, "status")
-    register("GET", "/api/catalog/{upload_id}/croissant", pages.croissant, "status")
-    register("GET", "/api/catalog/{upload_id}/lineage", pages.lineage, "status")
+    register("GET", "/api/catalog", pages.list, "list", query=Query, answer=Page)
+    register("GET", "/api/catalog/{upload_id}", pages.show, "status", answer=Details)
+    register("GET", "/api/catalog/{upload_id}/croissant", pages.croissant, "status", answer=dict, media=JSON_LD)
+    register("GET", "/api/catalog/{upload_id}/lineage", pages.lineage, "status", answer=Graph)
 
 
 @hookimpl
@@ -70,15 +71,15 @@ def describe(upload: Upload, content: Content, progress: JobProgress) -> Mapping
 
 @hookimpl
 def deliver(upload: Upload) -> None:
-    """Send the event of an upload, if events are wanted: as a job, so that it is sent again if that fails."""
-    if chosen.openlineage is None:
-        return
-    from tusd_py_catalog.openlineage import event, send
+    """Send the events of an upload: as a job, so that they are sent again if that fails."""
+    from tusd_py_catalog.openlineage import events, send
 
+    assert chosen.openlineage is not None  # else this hook is left out
     entry = catalog.get(upload.id)
     if entry is None:
         raise Reject("the catalog has no entry of it")
-    send(event(entry, chosen.namespace, catalog.get), chosen.openlineage)
+    for event in events(entry, upload.created_at, chosen.namespace, catalog.get):
+        send(event, chosen.openlineage)
 
 
 @hookimpl
@@ -86,10 +87,3 @@ def post_terminate(upload: Upload) -> None:
     """Take the entry of an upload out that was complete and is gone."""
     if upload.finished_at is not None and not upload.is_partial:
         catalog.remove(upload.id)
-
-
-@hookimpl
-def post_verdict(upload: Upload) -> None:
-    """Hide the entry of an upload that goes into quarantine, and show it when it is released."""
-    if upload.status in (Status.ACCEPTED, Status.QUARANTINED):
-        catalog.show(upload.id, is_accepted=upload.status is Status.ACCEPTED)

@@ -6,7 +6,7 @@ cut short where it is shown, so that a row of gigabytes does not become one in m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -53,6 +53,8 @@ class Column(msgspec.Struct, frozen=True):
     is_float: bool = False
     path: tuple[str, ...] = ()
     """Keys from the row to the value, with `[]` for the items of a list."""
+    is_guess: bool = False
+    """Whether it has whole numbers as far as its first rows tell: values are read as floats, and fractions counted."""
 
     def measures(self) -> dict[str, str]:
         """Return SQL of aggregates, by the names of `facts.Field` or the sums that these are made from."""
@@ -73,6 +75,8 @@ class Column(msgspec.Struct, frozen=True):
             sums["mean"] = f"favg(CAST({value} AS DOUBLE)){finite}"
         if self.kind in ("date", "time", "timestamp"):
             sums |= {"min": f"CAST(min({value}) AS VARCHAR)", "max": f"CAST(max({value}) AS VARCHAR)"}
+        if self.is_guess:
+            sums["fractions"] = f"count(*) FILTER (NOT isfinite({value}) OR {value} <> trunc({value}))"
         if self.kind == "boolean":
             sums["mean"] = f"avg(CAST({value} AS INTEGER))"
         return sums
@@ -133,42 +137,46 @@ def text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-Label = Callable[[str, int], str]
-"""Returns what to show for a name, which may be no name but a value; the number is its place."""
+Labels = Callable[[Sequence[str]], list[str]]
+"""Returns what to show for names, which may be no names but values; no two are the same."""
 
 
-def columns_of(names: list[str], types: list[Any], label: Label) -> list[Column]:
+def columns_of(names: list[str], types: list[Any], labels: Labels) -> list[Column]:
     """Return all fields of a table, in order, parents before their children."""
     found: list[Column] = []
-    for number, (name, kind) in enumerate(zip(names, types, strict=True)):
-        path = (label(name, number),)
-        _add(found, _column(path[0], kind, quoted(name), None, path), kind, label)
+    for name, shown_name, kind in zip(names, labels(names), types, strict=True):
+        _add(found, _column(shown_name, kind, quoted(name), None, (shown_name,)), kind, labels)
     return found
 
 
-def _add(found: list[Column], column: Column, kind: Any, label: Label) -> None:
+def _add(found: list[Column], column: Column, kind: Any, labels: Labels) -> None:
     found.append(column)
     if len(column.path) > MAX_DEPTH:
         return
     if column.kind == "object":
-        _add_children(found, column, kind, column.value, column.items, column.name + ".", label)
+        _add_children(found, column, kind, column.value, column.items, column.name + ".", labels)
     elif column.kind == "list" and column.items is None:
         # A list within a list stays one field: what is in it would need a loop for each list.
         item, of_items = item_of(kind), msgspec.structs.replace(column, path=(*column.path, "[]"))
         if kind_of(item) == "object":
-            _add_children(found, of_items, item, "x", column.value, column.name + "[].", label)
+            _add_children(found, of_items, item, "x", column.value, column.name + "[].", labels)
         else:
-            _add(found, _column(column.name + "[]", item, "x", column.value, of_items.path), item, label)
+            _add(found, _column(column.name + "[]", item, "x", column.value, of_items.path), item, labels)
 
 
 def _add_children(
-    found: list[Column], parent: Column, kind: Any, value: str, items: str | None, prefix: str, label: Label
+    found: list[Column], parent: Column, kind: Any, value: str, items: str | None, prefix: str, labels: Labels
 ) -> None:
-    for number, (key, child) in enumerate(kind.children):
-        shown_key = label(key, number)
+    for (key, child), shown_key in zip(kind.children, labels([key for key, _ in kind.children]), strict=True):
         part = f"struct_extract({value}, {text(key)})"
         path = (*parent.path, shown_key)
-        _add(found, _column(prefix + shown_key, child, part, items, path), child, label)
+        _add(found, _column(prefix + shown_key, child, part, items, path), child, labels)
+
+
+def has_map(kind: Any) -> bool:
+    """Whether a type is a map, or has one within."""
+    inner = kind.children if kind.id in ("struct", "list", "array") else ()
+    return kind.id == "map" or any(has_map(child) for _, child in inner if not isinstance(child, int))
 
 
 def item_of(kind: Any) -> Any:
@@ -193,10 +201,13 @@ def kind_of(kind: Any) -> str:
     return _KINDS.get(kind.id, str(kind.id))
 
 
-def shown(kind: Any, value: str, label: Label, depth: int = 0) -> str:
+def shown(kind: Any, value: str, labels: Labels, depth: int = 0) -> str:
     """Return SQL that gives a value short, and as JSON has it; what is binary or a map is left out."""
     name = kind_of(kind)
-    if name in ("string", "json"):
+    if name == "json":
+        # As a whole or not at all: nobody could tell what is in the rest of an object.
+        return f"CASE WHEN length(CAST({value} AS VARCHAR)) < {SHOWN_CHARACTERS} THEN CAST({value} AS VARCHAR) END"
+    if name == "string":
         return f"left(CAST({value} AS VARCHAR), {SHOWN_CHARACTERS})"
     if name == "boolean" or (name == "integer" and "huge" not in kind.id and kind.id != "ubigint"):
         return value
@@ -207,12 +218,14 @@ def shown(kind: Any, value: str, label: Label, depth: int = 0) -> str:
         return f"CAST({value} AS VARCHAR)"
     if name == "object" and depth < MAX_DEPTH:
         parts = (
-            f"{quoted(label(key, number))} := {shown(child, f'struct_extract({value}, {text(key)})', label, depth + 1)}"
-            for number, (key, child) in enumerate(kind.children)
+            f"{quoted(name)} := {shown(child, f'struct_extract({value}, {text(key)})', labels, depth + 1)}"
+            for (key, child), name in zip(kind.children, labels([key for key, _ in kind.children]), strict=True)
         )
         return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({', '.join(parts)}) END"
     if name == "list" and depth < MAX_DEPTH:
         item, variable = item_of(kind), f"x{depth}"
         items = value if kind.id == "list" else f"CAST({value} AS {item}[])"
-        return f"list_transform({items}[1:{SHOWN_ITEMS}], lambda {variable}: {shown(item, variable, label, depth + 1)})"
+        return (
+            f"list_transform({items}[1:{SHOWN_ITEMS}], lambda {variable}: {shown(item, variable, labels, depth + 1)})"
+        )
     return "NULL"

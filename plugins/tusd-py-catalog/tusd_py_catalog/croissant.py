@@ -123,7 +123,7 @@ def _column(column: Field, every: tuple[Field, ...]) -> dict[str, Any] | None:
         if field.name.startswith(prefix) and field.type in _TYPES
     ]
     items = next((field for field in every if field.name == f"{column.name}[]"), column)
-    made: dict[str, Any] = {"@type": "cr:Field", "@id": f"rows/{quote(column.name)}", "name": column.name}
+    made: dict[str, Any] = {"@type": "cr:Field", "@id": f"rows/{quote(column.name, safe='')}", "name": column.name}
     if column.semantic:
         made["description"] = column.semantic
     if column.type == "list":
@@ -131,7 +131,7 @@ def _column(column: Field, every: tuple[Field, ...]) -> dict[str, Any] | None:
     if sub_fields := [
         {
             "@type": "cr:Field",
-            "@id": f"{made['@id']}/{quote(rest)}",
+            "@id": f"{made['@id']}/{quote(rest, safe='')}",
             "name": rest,
             "dataType": _data_type(field),
             "source": extract | {"transform": {"jsonPath": rest}},

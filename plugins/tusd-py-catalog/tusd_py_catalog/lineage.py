@@ -2,65 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Collection
+
+import msgspec
 
 from tusd_py_catalog.entries import Entry
 from tusd_py_catalog.store import Catalog
 
 MAX_NODES = 1000
-Allowed = Callable[[Collection[str]], Iterable[str]]
+Seen = Callable[[Collection[str]], Collection[str]]
+"""Gives those of these uploads that may be seen."""
 
 
-def graph(catalog: Catalog, entry: Entry, allowed: Allowed) -> dict[str, Any]:
-    """Return a graph around an entry: its nodes, and edges from what was there first to what was made of it.
+class Node(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An upload of the catalog, or a source that is none or may not be seen."""
+
+    source: str | None = None
+    """As the metadata has it."""
+    upload_id: str | None = None
+    name: str | None = None
+    version: int | None = None
+    format: str | None = None
+
+
+class Edge(msgspec.Struct, frozen=True, order=True, rename={"source": "from", "derived": "to"}):
+    """From what was there first to what was made of it."""
+
+    source: str
+    derived: str
+
+
+class Graph(msgspec.Struct, frozen=True):
+    """What an upload comes from, and what comes from it."""
+
+    upload_id: str
+    nodes: list[Node]
+    edges: list[Edge]
+
+
+def graph(catalog: Catalog, entry: Entry, seen: Seen) -> Graph:
+    """Return the graph around an entry, with some `MAX_NODES` nodes at most.
 
     A source that is no upload of the catalog, or none that may be seen, is told as the metadata has it, and not
     followed further.
     """
     nodes = {entry.upload_id: _node(entry)}
-    edges: list[dict[str, str]] = []
+    edges: set[Edge] = set()
     for step in (_up, _down):
-        seen, new = {entry.upload_id}, [entry]
-        while new and len(nodes) < MAX_NODES:
-            found, new = step(catalog, new, allowed, edges), []
-            for each in found:
-                nodes[each.upload_id] = _node(each)
-                if each.upload_id not in seen:
-                    seen.add(each.upload_id)
-                    new.append(each)
-    for edge in edges:
-        nodes.setdefault(edge["from"], {"source": edge["from"]})
-    unique = sorted({(edge["from"], edge["to"]) for edge in edges})
-    return {
-        "upload_id": entry.upload_id,
-        "nodes": list(nodes.values()),
-        "edges": [{"from": first, "to": second} for first, second in unique],
-    }
+        new = [entry]
+        while new and (room := MAX_NODES - len(nodes)) > 0:
+            found = {each.upload_id: each for each in step(catalog, new, seen, edges, room)}
+            new = [each for each in found.values() if each.upload_id not in nodes]
+            nodes |= {each.upload_id: _node(each) for each in new}
+    for edge in sorted(edges):
+        nodes.setdefault(edge.source, Node(source=edge.source))
+    return Graph(entry.upload_id, list(nodes.values()), sorted(edges))
 
 
-def _up(catalog: Catalog, new: list[Entry], allowed: Allowed, edges: list[dict[str, str]]) -> list[Entry]:
-    wanted = {source.upload_id for entry in new for source in entry.sources if source.upload_id}
-    visible = {*allowed(sorted(wanted))}
-    entries = {upload_id: catalog.get(upload_id) for upload_id in sorted(visible)}
+def _up(catalog: Catalog, new: list[Entry], seen: Seen, edges: set[Edge], room: int) -> list[Entry]:
+    wanted = sorted({source.upload_id for entry in new for source in entry.sources if source.upload_id})[:room]
+    known = {upload_id: found for upload_id in sorted(seen(wanted)) if (found := catalog.get(upload_id)) is not None}
     for entry in new:
         for source in entry.sources:
-            known = entries.get(source.upload_id) if source.upload_id else None
-            edges.append({"from": known.upload_id if known else source.text, "to": entry.upload_id})
-    return [entry for entry in entries.values() if entry is not None]
+            first = source.upload_id if source.upload_id in known else source.text
+            edges.add(Edge(first or source.text, entry.upload_id))
+    return list(known.values())
 
 
-def _down(catalog: Catalog, new: list[Entry], allowed: Allowed, edges: list[dict[str, str]]) -> list[Entry]:
+def _down(catalog: Catalog, new: list[Entry], seen: Seen, edges: set[Edge], room: int) -> list[Entry]:
     found: list[Entry] = []
     for entry in new:
-        derived = catalog.derived(entry.upload_id)
-        visible = {*allowed([each.upload_id for each in derived])}
+        derived = catalog.derived(entry.upload_id, room - len(found))
+        visible = seen([each.upload_id for each in derived])
         for each in derived:
             if each.upload_id in visible:
-                edges.append({"from": entry.upload_id, "to": each.upload_id})
+                edges.add(Edge(entry.upload_id, each.upload_id))
                 found.append(each)
+        if len(found) >= room:
+            break
     return found
 
 
-def _node(entry: Entry) -> dict[str, Any]:
-    return {"upload_id": entry.upload_id, "name": entry.name, "version": entry.version, "format": entry.facts.format}
+def _node(entry: Entry) -> Node:
+    return Node(upload_id=entry.upload_id, name=entry.name, version=entry.version, format=entry.facts.format)

@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -68,6 +69,14 @@ class Measured(msgspec.Struct, frozen=True):
 
 def measure(task: Task, progress: Callable[[float], None]) -> Measured:
     """Return what is found in a file; `progress` hears what share of it is read."""
+    with tempfile.TemporaryDirectory() as folder:
+        # To DuckDB a path can be a pattern for many files, tell a compression, and name columns (`/day=1/`).
+        link = Path(folder, "data")
+        link.symlink_to(Path(task.path).absolute())
+        return _measured(msgspec.structs.replace(task, path=str(link)), progress)
+
+
+def _measured(task: Task, progress: Callable[[float], None]) -> Measured:
     try:
         return _attempt(task, progress, is_tolerant=False)
     except duckdb.Error as error:
@@ -112,10 +121,25 @@ class _Table:
                 # Where rows have different numbers of columns, none looks like a delimiter; its header tells.
                 self._source = source(task, is_tolerant=self._is_tolerant, delimiter=found[0])
                 names, types = self._header(connection)
-            every = columns.columns_of(names, types, self._redactor.label)
+            if task.format in JSON and not any(map(columns.has_map, types)):
+                # By all rows, or fractions behind the first ones would be rounded, and objects dropped, without a word.
+                # Where keys are values there may be millions of them, and so types: there the first rows tell.
+                self._source = source(task, is_tolerant=self._is_tolerant, all_rows=True)
+                names, types = self._header(connection)
+            every = columns.columns_of(names, types, self._redactor.labels)
+            guesses: list[str] = []
+            if task.format in CSV:
+                # What begins with whole numbers may go on with fractions, which DuckDB would round.
+                guesses = [name for name, column in zip(names, every, strict=True) if column.kind == "integer"]
+                every = [
+                    msgspec.structs.replace(column, is_guess=True, is_float=True)
+                    if column.kind == "integer"
+                    else column
+                    for column in every
+                ]
             kept = every[: task.max_fields]
             with _watched(connection, progress):
-                rows, unread, sums = self._sums(connection, kept)
+                rows, unread, sums = self._sums(connection, kept, guesses)
             left_out = self._left_out(connection)
             shown = self._first_rows(connection, names, types)
         fields = [_field(column, rows, measured, shown) for column, measured in zip(kept, sums, strict=True)]
@@ -142,7 +166,7 @@ class _Table:
         return list(relation.columns), list(relation.types)
 
     def _sums(
-        self, connection: duckdb.DuckDBPyConnection, kept: Sequence[Column]
+        self, connection: duckdb.DuckDBPyConnection, kept: Sequence[Column], guesses: Sequence[str]
     ) -> tuple[int, int, list[dict[str, Any]]]:
         """Return the rows, those of them without any value, and the aggregates of each field, in one pass."""
         task, wanted = self._task, ["count(*)", "0"]
@@ -160,6 +184,9 @@ class _Table:
         counted = self._source
         if self._is_tolerant and task.format in CSV:
             counted = f"{counted[:-1]}, store_rejects = true, rejects_limit = {MAX_REJECTS})"
+        if guesses:
+            types = ", ".join(f"{columns.text(name)}: 'DOUBLE'" for name in guesses)
+            counted = f"{counted[:-1]}, types = {{{types}}})"
         [row] = connection.execute(f"SELECT {', '.join(wanted)} FROM {counted}").fetchall()  # noqa: S608
         values = iter(row[2:])
         return row[0], row[1], [{name: next(values) for name in each} for each in names]
@@ -177,15 +204,15 @@ class _Table:
         """Return the first rows as they may be shown, but not redacted yet."""
         names, types = names[: self._task.max_fields], types[: self._task.max_fields]
         limit = max(self._task.sample_rows, min(LOOKED_AT, CELLS // max(1, len(names))))
-        label = self._redactor.label
+        labels = self._redactor.labels
         shown = ", ".join(
-            columns.shown(kind, columns.quoted(name), label) for name, kind in zip(names, types, strict=True)
+            columns.shown(kind, columns.quoted(name), labels) for name, kind in zip(names, types, strict=True)
         )
         # The first in the file, and not the first that some thread finds.
         connection.execute("SET preserve_insertion_order = true; SET threads = 1")
         found = connection.execute(f"SELECT {shown} FROM {self._source} LIMIT {limit}").fetchall()  # noqa: S608
-        labels = [label(name, number) for number, name in enumerate(names)]
-        return [dict(zip(labels, row, strict=True)) for row in found]
+        shown_names = labels(names)
+        return [dict(zip(shown_names, row, strict=True)) for row in found]
 
 
 def _begins_as_formula(value: str) -> str:
@@ -202,6 +229,7 @@ def _field(column: Column, rows: int, sums: dict[str, Any], shown: Sequence[dict
     values, total = int(sums["values"] or 0), int(sums["items"] or 0) if "items" in sums else rows
     looked_at = [value for row in shown for value in column.in_row(row)][:LOOKED_AT]
     distinct = min(sums["distinct"], values) if "distinct" in sums else None
+    kind = "number" if sums.get("fractions") else column.kind
     if distinct is not None:
         share = distinct / values if values else 0.0
     else:
@@ -209,13 +237,13 @@ def _field(column: Column, rows: int, sums: dict[str, Any], shown: Sequence[dict
         share = len({*hashable}) / len(hashable) if hashable else 0.0
     return Field(
         name=column.name,
-        type=column.kind,
-        semantic=semantic_type(column.name, column.kind, looked_at, share),
+        type=kind,
+        semantic=semantic_type(column.name, kind, looked_at, share),
         values=values,
         nulls=total - values,
         distinct=distinct,
-        min=_plain(sums.get("min")),
-        max=_plain(sums.get("max")),
+        min=_plain(sums.get("min"), kind),
+        max=_plain(sums.get("max"), kind),
         mean=_rounded(sums.get("mean")),
         min_length=sums.get("min_length"),
         max_length=sums.get("max_length"),
@@ -224,7 +252,9 @@ def _field(column: Column, rows: int, sums: dict[str, Any], shown: Sequence[dict
     )
 
 
-def _plain(value: Any) -> str | int | float | bool | None:
+def _plain(value: Any, kind: str) -> str | int | float | bool | None:
+    if isinstance(value, float) and kind == "integer":
+        value = int(value)
     if isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63) or isinstance(value, str):
         return value
     return None if value is None else float(value)
@@ -235,18 +265,24 @@ def _rounded(number: Any) -> float | None:
     return float(f"{float(number):.6g}") if number is not None and math.isfinite(number) else None
 
 
-def source(task: Task, *, is_tolerant: bool, delimiter: str = "") -> str:
-    """Return SQL for the rows of a file; without a delimiter, one is looked for."""
+def source(task: Task, *, is_tolerant: bool, delimiter: str = "", all_rows: bool = False) -> str:
+    """Return SQL for the rows of a file, with types told by `all_rows` or the first 20,480 of them.
+
+    Without a delimiter, one is looked for.
+    """
     path, limit = columns.text(task.path), task.max_line
     packed = f", compression = '{task.compression}'" if task.compression else ""
-    lenient = ", ignore_errors = true, sample_size = -1" if is_tolerant else ""
+    lenient = ", ignore_errors = true" if is_tolerant else ""
+    lenient += ", sample_size = -1" if all_rows or (is_tolerant and task.format in CSV) else ""
     if task.format == "parquet":
         return f"read_parquet({path})"
     if task.format in CSV:
         delimited = f", delim = {columns.text(delimiter)}" if delimiter else ""
         # By itself DuckDB would set aside room for 32 of the longest lines, more than once.
         size = max(2 * limit, 2**25)
-        return f"read_csv({path}, max_line_size = {limit}, buffer_size = {size}{delimited}{packed}{lenient})"
+        # Left to itself, DuckDB skips as many lines as do not look like the last ones, and those that begin with `#`.
+        whole = "skip = 0, comment = ''"
+        return f"read_csv({path}, {whole}, max_line_size = {limit}, buffer_size = {size}{delimited}{packed}{lenient})"
     if task.format == "jsonl":
         kind = "newline_delimited"
     else:
@@ -274,6 +310,7 @@ def _connected(task: Task, threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
             # Statistics in a file's footer are what its author says.
             connection.execute("SET disabled_optimizers = 'filter_pushdown,statistics_propagation'")
             connection.execute("SET TimeZone = 'UTC'")
+            connection.execute("SET enable_progress_bar_print = false")
             yield connection
         finally:
             connection.close()

@@ -1,7 +1,7 @@
-"""An entry as an event of OpenLineage, and how it gets to where events are wanted.
+"""An entry as events of OpenLineage, and how they get to where they are wanted.
 
-Source: https://openlineage.io/docs/spec/object-model. The event is plain JSON, so no client library is needed; the
-tests have one judge it.
+Source: https://openlineage.io/docs/spec/object-model. They are plain JSON, so no client library is needed; the
+tests have one judge them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,11 +28,18 @@ _AGAIN = (408, 425, 429)
 Find = Callable[[str], Entry | None]
 
 
-def event(entry: Entry, namespace: str, find: Find) -> dict[str, Any]:
-    """Return the event of an upload that was described; the same entry gives the same event.
+def events(entry: Entry, started_at: datetime, namespace: str, find: Find) -> list[dict[str, Any]]:
+    """Return what is told of an upload that was described: that it began, and what came of it.
 
-    `find` returns the entry of an upload, for the names of those it is derived from.
+    The specification wants both. The same entry gives the same events. `find` returns the entry of an upload, for the
+    names of those it is derived from.
     """
+    end = _end(entry, namespace, find)
+    start = {key: end[key] for key in ("producer", "schemaURL", "run", "job")}
+    return [start | {"eventType": "START", "eventTime": started_at.isoformat(), "inputs": [], "outputs": []}, end]
+
+
+def _end(entry: Entry, namespace: str, find: Find) -> dict[str, Any]:
     facts = entry.facts
     facets: dict[str, Any] = {
         "schema": _facet("1-2-0/SchemaDatasetFacet") | {"fields": _fields(entry)},

@@ -5,6 +5,7 @@ tusd-py-pii does the redaction, with its built-in rules and those of the operato
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import re
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tusd_py_catalog.columns import SHOWN_CHARACTERS
 from tusd_py_catalog.facts import Field
 from tusd_py_catalog.semantics import is_personal
 
@@ -23,7 +25,9 @@ SHOWN = 300
 """Characters of a text in a sample; it is redacted before it is cut."""
 WITHHELD = "[WITHHELD]"
 MAX_NAME = 100
-EXACT = 100_000_000
+LONGEST = 256
+"""No value that is looked for has more characters."""
+EXACT = 10_000_000
 """Whole numbers from here on can be numbers of phones, cards or people: only their size is told."""
 
 
@@ -51,45 +55,67 @@ class Redactor:
             # Hyperscan takes longer to get ready than these few rows take with `re`.
             self._detector = Detector(msgspec.json.decode(encoded, type=tuple[Rule, ...]), "re")
 
-    def label(self, name: str, number: int) -> str:
-        """Return a field's name, or another one if it looks like a value: a CSV may have no header."""
-        is_name = name.isprintable() and 0 < len(name) <= MAX_NAME and "@" not in name
-        if not is_name or len(re.findall(r"\d", name)) >= 7 or self._redacted(name, "") != name:
-            return f"field{number + 1}"
-        return name
+    def labels(self, names: Sequence[str]) -> list[str]:
+        """Return the names of fields, with others for those that look like values: a CSV may have no header."""
+        taken = {name.lower() for name in names}  # to SQL, names that differ in capitals are the same
+        shown = []
+        for number, name in enumerate(names, 1):
+            label = name
+            if not self._is_name(name):
+                label = f"field{number}"
+                while label in taken:
+                    label += "_"
+            shown.append(label)
+        return shown
+
+    def _is_name(self, name: str) -> bool:
+        is_short = name.isprintable() and 0 < len(name) <= MAX_NAME and "@" not in name
+        return is_short and len(re.findall(r"\d", name)) < 7 and self._redacted(name, "") == name
 
     def field(self, field: Field) -> Field:
         """Return a field without what can be the value of one person."""
-        if is_personal(field.name):
-            return msgspec.structs.replace(field, min=None, max=None, mean=None)
-        return msgspec.structs.replace(field, min=self._bound(field, field.min), max=self._bound(field, field.max))
-
-    def _bound(self, field: Field, value: Any) -> Any:
-        if isinstance(value, float) and value.is_integer() and abs(value) >= EXACT:
-            value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or abs(value) < EXACT:
-            return value
-        return value if field.semantic == "timestamp" else float(f"{value:.1e}")
+        figures = {name: getattr(field, name) for name in ("min", "max", "mean")}
+        for name, value in figures.items():
+            figures[name] = None if is_personal(field.name) else _bound(field, value)
+        return msgspec.structs.replace(field, **figures)
 
     def sample(self, rows: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
         """Return rows with `[EMAIL]` in the place of an address; none without rules."""
-        if self._detector is None:
-            return ()
-        return tuple({name: self._shown(value, name) for name, value in row.items()} for row in rows)
+        return tuple(self._shown(row, "") for row in rows) if self._detector is not None else ()
 
-    def _shown(self, value: Any, name: str) -> Any:
-        if value is None or isinstance(value, bool):
-            return value
+    def _shown(self, value: Any, name: str, is_withheld: bool = False) -> Any:
+        """Return a value as it may be shown; what is withheld is so with all that is in it."""
+        is_withheld = is_withheld or is_personal(name)
+        if value is None:
+            return None
         if isinstance(value, dict):
-            return {key: self._shown(each, key) for key, each in value.items()}
+            is_person = any(map(is_personal, value))
+            return {
+                key: self._shown(each, key, is_withheld or (is_person and key.lower() == "name"))
+                for key, each in value.items()
+            }
         if isinstance(value, list):
-            return [self._shown(each, name) for each in value]
-        if is_personal(name):
+            return [self._shown(each, name, is_withheld) for each in value]
+        if is_withheld:
             return WITHHELD
+        if isinstance(value, bool):
+            return value
         if isinstance(value, float) and math.isfinite(value) and value.is_integer():
             return value if abs(value) < EXACT else self._shown(int(value), name)
-        value = self._redacted(value, name)
-        return value[:SHOWN] + "…" if isinstance(value, str) and len(value) > SHOWN else value
+        if isinstance(value, str):
+            return self._shown_text(value, name)
+        return self._redacted(value, name)
+
+    def _shown_text(self, text: str, name: str) -> str:
+        is_cut = len(text) >= SHOWN_CHARACTERS
+        if text.startswith(("{", "[")) and not is_cut:
+            # Fields within JSON have names too.
+            with contextlib.suppress(msgspec.DecodeError, RecursionError):
+                text = msgspec.json.encode(self._shown(msgspec.json.decode(text), name)).decode()
+        shown: str = self._redacted(text, name)
+        if is_cut:
+            shown = shown[:-LONGEST]  # where it was cut, there may be half of a value, which no rule knows
+        return shown[:SHOWN] + "…" if is_cut or len(shown) > SHOWN else shown
 
     def _redacted(self, value: Any, name: str) -> Any:
         if self._detector is None:
@@ -98,3 +124,14 @@ class Redactor:
 
         [value], _ = redacted_values([value], name, self._detector, ())
         return value
+
+
+def _bound(field: Field, value: Any) -> Any:
+    """Return the bound or the mean of a field, so exact that it is nobody's number and nobody's place."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if field.semantic == "coordinate":
+        return round(value, 1)
+    if abs(value) < EXACT or field.semantic == "timestamp" or not float(value).is_integer():
+        return value
+    return float(f"{value:.1e}")

@@ -5,6 +5,7 @@ No model, no network: rules that can be read. A guess needs most of the values t
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,12 +40,16 @@ _FORMS = {
 _PATTERNS = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _FORMS.items()}
 _ROLES = frozenset({"system", "user", "assistant", "tool", "human", "gpt", "function", "developer"})
 _PERSONAL = re.compile(
-    r"birth|dob|ssn|social|passport|phone|mobile|fax|iban|account|card|salary|income|patient|"
-    r"first_?name|last_?name|surname|full_?name|street|address|zip|postal|e_?mail|tax",
+    r"birth|born|passport|phone|mobile|salary|income|patient|diagnos|surname|address|account|iban|e_?mail|"
+    r"(?:first|last|full|given|family|middle|maiden|user|customer|client|person|employee|contact)_?name|"
+    r"(?:credit|debit|bank|id)_?card|card_?(?:no|num|holder)|post_?code|zip_?code|social_?(?:sec|ins)|tax_?(?:id|no|num)|"
+    r"(?<![a-z])(?:dob|ssn|sin|nin|fax|zip|card|cell|tel|tax|postal|street|social|wages?|ages?|gender|sex|race|religion|"
+    r"ethnicity|nationality|whatsapp)(?![a-z])",
     re.IGNORECASE,
 )
 
 
+@functools.lru_cache(10_000)
 def is_personal(name: str) -> bool:
     """Whether a field's name says that each of its values may be about one person."""
     return _PERSONAL.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)) is not None

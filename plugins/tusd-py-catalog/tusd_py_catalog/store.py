@@ -7,86 +7,47 @@ version is given twice and a description that comes too late is not stored.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.exc import IntegrityError
 
 from tusd_py.config import ConfigError
+from tusd_py.errors import Unavailable
 from tusd_py_catalog.entries import Entry, Source
 from tusd_py_catalog.facts import Facts
+from tusd_py_catalog.schema import entries, fields, prepare, sources, tags
 
 ATTEMPTS = 10
+MAX_WORDS = 500
+"""Characters of one value in a search."""
 MAX_VERSIONS = 100
 """So many versions of one dataset are listed."""
 BUSY_SECONDS = 30
-_MAKING = 0x74757363  # the number of the lock, which only has to be the same everywhere
-ACCEPTED, QUARANTINED, REMOVED = "accepted", "quarantined", "removed"
+CONNECT_SECONDS = 10
+_log = structlog.get_logger("tusd_py_catalog")
+DESCRIBED, REMOVED = "accepted", "removed"
 
-_metadata = sa.MetaData()
-_number = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts up by itself only for this type
-entries = sa.Table(
-    "catalog_entries",
-    _metadata,
-    sa.Column("number", _number, primary_key=True, autoincrement=True),
-    sa.Column("upload_id", sa.String(128), nullable=False, unique=True),
-    sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("owner", sa.Text, nullable=False),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("filename", sa.Text),
-    sa.Column("description", sa.Text),
-    sa.Column("license", sa.Text),
-    sa.Column("created_at", sa.String(40), nullable=False),
-    sa.Column("format", sa.String(32), nullable=False),
-    sa.Column("sha256", sa.String(64), index=True),
-    sa.Column("facts", sa.Text, nullable=False),
-    sa.Column("words", sa.Text, nullable=False),
-    # No owner is the empty one: two NULLs would be different.
-    sa.UniqueConstraint("owner", "name", "version"),
-)
-fields = sa.Table(
-    "catalog_fields",
-    _metadata,
-    sa.Column("number", _number, sa.ForeignKey(entries.c.number), primary_key=True),
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("name", sa.Text, nullable=False, index=True),
-    sa.Column("type", sa.String(32), nullable=False),
-    sa.Column("semantic", sa.String(32)),
-)
-tags = sa.Table(
-    "catalog_tags",
-    _metadata,
-    sa.Column("number", _number, sa.ForeignKey(entries.c.number), primary_key=True),
-    sa.Column("tag", sa.Text, primary_key=True, index=True),
-)
-sources = sa.Table(
-    "catalog_sources",
-    _metadata,
-    sa.Column("number", _number, sa.ForeignKey(entries.c.number), primary_key=True),
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("text", sa.Text, nullable=False),
-    sa.Column("upload_id", sa.String(128), index=True),
-)
+
+Words = Annotated[str, msgspec.Meta(max_length=MAX_WORDS)] | None
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True):
     """What entries to find; all that is given has to hold."""
 
-    name: str | None = None
-    """The dataset's name; `*` stands for any characters."""
-    field: str | None = None
-    type: str | None = None
-    """Type or meaning of a field; with `field`, of that one."""
-    tag: str | None = None
-    owner: str | None = None
-    format: str | None = None
-    sha256: str | None = None
-    text: str | None = None
-    """Words that are in the name, the description, the tags or the names of fields."""
+    name: Annotated[Words, msgspec.Meta(description="name of the dataset; `*` stands for any characters")] = None
+    field: Annotated[Words, msgspec.Meta(description="name of a field; `*` stands for any characters")] = None
+    type: Annotated[Words, msgspec.Meta(description="type or meaning of a field; with `field`, of that one")] = None
+    tag: Annotated[Words, msgspec.Meta(description="one of its tags")] = None
+    owner: Annotated[Words, msgspec.Meta(description="who uploaded it")] = None
+    format: Annotated[Words, msgspec.Meta(description="`jsonl`, `json`, `csv`, `tsv`, `parquet`, `text`, ...")] = None
+    sha256: Annotated[Words, msgspec.Meta(description="hash of all bytes")] = None
+    text: Annotated[Words, msgspec.Meta(description="words in name, description, tags or names of fields")] = None
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -120,7 +81,7 @@ class Catalog:
             if address.get_backend_name() == "sqlite":
                 options |= {"poolclass": sa.NullPool, "connect_args": {"timeout": BUSY_SECONDS}}
             else:
-                options |= {"pool_pre_ping": True}
+                options |= {"pool_pre_ping": True, "connect_args": {"connect_timeout": CONNECT_SECONDS}}
             self._engine = sa.create_engine(address, **options)
         except ModuleNotFoundError as error:
             hint = ": pip install 'tusd-py-catalog[postgres]'" if "psycopg" in str(error) else ""
@@ -137,20 +98,46 @@ class Catalog:
         """Close all connections."""
         self._engine.dispose()
 
-    def _ready(self) -> sa.Engine:
-        """Return the engine, with all tables there."""
+    def prepare(self) -> None:
+        """Make the tables, or bring them up to date.
+
+        Raises:
+            ConfigError: they were made by a newer version.
+            sqlalchemy.exc.OperationalError: the database cannot be reached.
+        """
         with self._lock:
             if not self._is_made:
-                # One process after the other: two that make the same table at the same moment would fail.
                 with self._engine.execution_options(writes=True).begin() as connection:
-                    if connection.dialect.name == "postgresql":
-                        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MAKING)))
-                    _metadata.create_all(connection)
+                    prepare(connection)
                 self._is_made = True
-        return self._engine
 
-    def _writing(self) -> sa.Engine:
-        return self._ready().execution_options(writes=True)
+    def check(self) -> None:
+        """See whether the database can be used; one that does not answer now may do so when it is needed.
+
+        Raises:
+            ConfigError: its tables were made by a newer version, or there can be no file of SQLite.
+        """
+        try:
+            self.prepare()
+        except sa.exc.OperationalError as error:
+            if self._engine.dialect.name == "sqlite":
+                raise ConfigError(f"[plugins.catalog]: the database cannot be opened: {error.orig}") from error
+            _log.warning("the database of the catalog does not answer yet", kind=type(error.orig).__name__)
+
+    @contextmanager
+    def _transaction(self, *, writes: bool = False) -> Iterator[sa.Connection]:
+        """Give a connection, with all tables there.
+
+        Raises:
+            Unavailable: the database cannot be reached, or is busy for too long.
+        """
+        try:
+            self.prepare()
+            with self._engine.execution_options(writes=writes).begin() as connection:
+                yield connection
+        except sa.exc.OperationalError as error:
+            self._is_made = False  # the file may be gone
+            raise Unavailable("the database of the catalog does not answer; try again") from error
 
     # Writing
 
@@ -158,7 +145,7 @@ class Catalog:
         """Store an entry, anew if it is there, and return it with its version; None if its upload is removed."""
         for attempt in range(ATTEMPTS):
             try:
-                with self._writing().begin() as connection:
+                with self._transaction(writes=True) as connection:
                     return _put(connection, entry)
             except IntegrityError:
                 # Somebody else stored the same upload since we looked.
@@ -172,7 +159,7 @@ class Catalog:
         gone |= dict.fromkeys(("filename", "description", "license", "sha256"))
         for attempt in range(ATTEMPTS):
             try:
-                with self._writing().begin() as connection:
+                with self._transaction(writes=True) as connection:
                     number = _number_of(connection, upload_id)
                     if number is None:
                         mark = {"owner": "", "name": f"/{upload_id}", "version": 0, "created_at": "", "format": ""}
@@ -184,13 +171,6 @@ class Catalog:
             except IntegrityError:
                 if attempt == ATTEMPTS - 1:
                     raise
-
-    def show(self, upload_id: str, *, is_accepted: bool) -> None:
-        """Hide an entry whose upload went into quarantine, or show it again."""
-        state, former = (ACCEPTED, QUARANTINED) if is_accepted else (QUARANTINED, ACCEPTED)
-        with self._writing().begin() as connection:
-            which = (entries.c.upload_id == upload_id) & (entries.c.state == former)
-            connection.execute(sa.update(entries).where(which).values(state=state))
 
     # Reading
 
@@ -209,20 +189,20 @@ class Catalog:
     def versions(self, owner: str | None, name: str) -> list[Version]:
         """Return the versions of a dataset, the newest first."""
         columns = (entries.c.version, entries.c.upload_id, entries.c.created_at, entries.c.sha256)
-        which = (entries.c.owner == (owner or "")) & (entries.c.name == name) & (entries.c.state == ACCEPTED)
+        which = (entries.c.owner == (owner or "")) & (entries.c.name == name) & (entries.c.state == DESCRIBED)
         query = sa.select(*columns).where(which).order_by(entries.c.version.desc()).limit(MAX_VERSIONS)
-        with self._ready().connect() as connection:
+        with self._transaction() as connection:
             return [Version(*row) for row in connection.execute(query)]
 
-    def derived(self, upload_id: str, limit: int = 1000) -> list[Entry]:
+    def derived(self, upload_id: str, limit: int) -> list[Entry]:
         """Return the entries that say they are derived from an upload."""
         numbers = sa.select(sources.c.number).where(sources.c.upload_id == upload_id)
         query = sa.select(entries).where(entries.c.number.in_(numbers)).order_by(entries.c.number).limit(limit)
         return [found.entry for found in self._read(query)]
 
     def _read(self, query: sa.Select[Any]) -> list[Found]:
-        with self._ready().connect() as connection:
-            rows = connection.execute(query.where(entries.c.state == ACCEPTED)).mappings().all()
+        with self._transaction() as connection:
+            rows = connection.execute(query.where(entries.c.state == DESCRIBED)).mappings().all()
             numbers = [row["number"] for row in rows]
             tagged = _grouped(connection, sa.select(tags.c.number, tags.c.tag).order_by(tags.c.tag), tags, numbers)
             from_where = sa.select(sources.c.number, sources.c.text, sources.c.upload_id).order_by(sources.c.position)
@@ -279,7 +259,7 @@ def _put(connection: sa.Connection, entry: Entry) -> Entry | None:
     if known is not None and known.state == REMOVED:
         return None
     values = {
-        "state": ACCEPTED,
+        "state": DESCRIBED,
         "filename": entry.filename,
         "description": entry.description,
         "license": entry.license,
@@ -363,7 +343,7 @@ def _like(column: sa.ColumnElement[str], pattern: str) -> sa.ColumnElement[bool]
     if "*" not in pattern:
         return column == pattern
     escaped = pattern.replace("/", "//").replace("%", "/%").replace("_", "/_").replace("*", "%")
-    return column.like(escaped, escape="/")
+    return column.ilike(escaped, escape="/")
 
 
 def _grouped(

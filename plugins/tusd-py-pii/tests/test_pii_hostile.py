@@ -12,7 +12,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tusd_py_pii.errors import ScanFailed
+from tusd_py_pii.errors import ScanFailed, Unreadable
 from tusd_py_pii.rules import Rule, built_in
 from tusd_py_pii.scan import FileSource, Scan, run_here, scan_file
 from tusd_py_pii.streams import Limits
@@ -176,3 +176,23 @@ class Deadly(msgspec.Struct, frozen=True):
         if os.getpid() != self.planner:
             os.kill(os.getpid(), signal.SIGKILL)
         return io.BytesIO(b"text\n")
+
+
+class Vanished(msgspec.Struct, frozen=True):
+    """A file that can be opened so often, and then no more."""
+
+    path: str
+
+    def open(self):
+        descriptor = os.open(self.path, os.O_RDONLY)
+        os.unlink(self.path)
+        return os.fdopen(descriptor, "rb")
+
+
+def test_what_cannot_be_read_is_told_from_what_is_broken(tmp_path):
+    """That the storage does not give the bytes is no word about them, from other processes neither."""
+    path = tmp_path / "a.txt"
+    for run in (run_here, in_processes(1)):
+        path.write_text("hello\n")
+        with pytest.raises(Unreadable, match="No such file"):
+            scan_file(Vanished(str(path)), SCAN, run=run)

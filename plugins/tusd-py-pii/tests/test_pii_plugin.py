@@ -18,9 +18,11 @@ from click.testing import CliRunner
 from tusclient.client import TusClient
 from tusd_py_pii.commands import pii
 from tusd_py_pii.policy import settings_from
+from tusd_py_pii.report import mask
 from tusd_py_pii.rules import read_pack
 
 from tusd_py.config import ConfigError
+from tusd_py.errors import Unavailable
 from tusd_py.stores.file import FileStore
 from tusd_py.stores.memory import MemoryStore
 from tusd_py.testing.contracts import Tap, new_upload, wait_until
@@ -65,6 +67,19 @@ async def test_the_verdict_names_types_columns_and_counts(store):
     verdict = await checked(store, ROWS, "a.jsonl")
     assert not verdict.ok
     assert verdict.reasons == ("pii: card: 10 (10 in text)", "pii: email: 10 (10 in text)")
+
+
+async def test_what_cannot_be_read_now_has_no_verdict(tmp_path):
+    """A storage that does not give the bytes quarantines nothing: the check is repeated."""
+    store = FileStore(tmp_path / "data")
+    await store.open()
+    upload = await stored(store, ROWS, "a.jsonl")
+    content = store.content(upload)
+    await asyncio.to_thread(Path(content.url.removeprefix("file://")).unlink)
+    async with hooks_of(tusd_py_pii, {}):
+        with pytest.raises(Unavailable, match="cannot be read now"):
+            await asyncio.to_thread(tusd_py_pii.check, upload, content, lambda done: None)
+    await store.aclose()
 
 
 async def test_what_has_arrived_is_scanned_while_the_rest_does(tmp_path):
@@ -149,6 +164,14 @@ async def test_a_report_is_written_and_holds_no_value(store, tmp_path, caplog):
     shown = path.read_text() + repr(verdict) + caplog.text
     for value in (EMAIL, CARD, CARD.replace(" ", "")):
         assert value not in shown
+    async with hooks_of(tusd_py_pii, {"report_dir": str(folder)}) as hooks:
+        hooks.post_terminate(new_upload(length=1).changed(id=path.name.partition(".")[0]))
+    assert list(folder.iterdir()) == []
+
+
+def test_a_mask_shows_no_sign_of_a_password():
+    """Of what may be a password only its length and what separates it from its name is shown."""
+    assert mask("credential", "pass: p@$$w0rd!größe_1".encode()) == "****: ****************"
 
 
 async def test_an_error_within_a_scan_shows_no_value(tmp_path, caplog, capsys):

@@ -17,10 +17,11 @@ import structlog
 from tusd_py import Upload, Verdict, hookimpl
 from tusd_py.ahead import Ahead, Answers
 from tusd_py.config import ConfigError
+from tusd_py.errors import Unavailable
 from tusd_py.hooks.specs import JobProgress
 from tusd_py.models import Content
 from tusd_py_pii.commands import pii
-from tusd_py_pii.errors import RuleError, ScanFailed
+from tusd_py_pii.errors import RuleError, ScanFailed, Unreadable
 from tusd_py_pii.policy import Settings, settings_from
 from tusd_py_pii.report import Report
 from tusd_py_pii.scan import TASK_BYTES, Begun, plan_ahead, run_here, source_of
@@ -79,10 +80,16 @@ def post_receive(upload: Upload, content: Content | None) -> None:
 
 @hookimpl
 def check(upload: Upload, content: Content, progress: JobProgress) -> Verdict:
-    """Scan a complete upload; what cannot be looked into as a whole does not pass."""
+    """Scan a complete upload; what cannot be looked into as a whole does not pass.
+
+    Raises:
+        Unavailable: its bytes cannot be read now, which is no verdict: the job is repeated.
+    """
     settings = chosen
     try:
         report = examined(content, settings, upload.metadata.get("filename", ""), progress, ahead.taken(upload))
+    except (Unreadable, OSError, Unavailable) as error:
+        raise Unavailable(f"the upload cannot be read now: {type(error).__name__}") from None
     except ScanFailed as error:
         return Verdict(ok=False, reasons=(f"pii: {error}",))
     except Exception as error:
@@ -90,9 +97,20 @@ def check(upload: Upload, content: Content, progress: JobProgress) -> Verdict:
         _log.error("the scan of an upload failed", upload=upload.id, kind=type(error).__name__)
         return Verdict(ok=False, reasons=(f"pii: the scan failed with {type(error).__name__}",))
     if settings.report_dir:
-        _write(report, Path(settings.report_dir) / f"{upload.id}.pii.json")
+        _write(report, _report_file(upload))
     ok, reasons = settings.judged(report)
     return Verdict(ok=ok, reasons=tuple(f"pii: {reason}" for reason in reasons))
+
+
+@hookimpl
+def post_terminate(upload: Upload) -> None:
+    """Remove the report of an upload that is gone."""
+    if chosen.report_dir:
+        _report_file(upload).unlink(missing_ok=True)
+
+
+def _report_file(upload: Upload) -> Path:
+    return Path(chosen.report_dir) / f"{upload.id}.pii.json"
 
 
 def examined(

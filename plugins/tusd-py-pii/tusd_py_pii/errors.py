@@ -10,5 +10,9 @@ class ScanFailed(Exception):
         super().__init__(reason if offset is None else f"{reason} (byte {offset})")
 
 
+class Unreadable(ScanFailed):
+    """The bytes cannot be read this time, for a reason that is not in them; another time they may."""
+
+
 class RuleError(Exception):
     """A rule cannot be used; the message names it."""

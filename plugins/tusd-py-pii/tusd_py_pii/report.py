@@ -142,7 +142,7 @@ def mask(kind: str, value: bytes) -> str:
         kept = {"card": 4, "phone": 2, "iban": 2}[kind]
         return re.sub(r"\w", "*", text[:-kept]) + text[-kept:] if len(text) > 3 * kept else "*" * len(text)
     if kind == "credential":
-        return re.sub(r"[A-Za-z0-9+/=]", "*", text[:24]) + ("…" if len(text) > 24 else "")
+        return re.sub(r"[^\s:=-]", "*", text[:24]) + ("…" if len(text) > 24 else "")
     return re.sub(r"[^\s.\-/:,()]", "*", text[:60])
 
 

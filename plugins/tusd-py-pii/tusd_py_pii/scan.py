@@ -21,7 +21,7 @@ import msgspec
 
 from tusd_py_pii.batches import Batch
 from tusd_py_pii.detector import Detector, detector_for
-from tusd_py_pii.errors import ScanFailed
+from tusd_py_pii.errors import ScanFailed, Unreadable
 from tusd_py_pii.formats import Format, detect
 from tusd_py_pii.parquet import parquet_batches, row_groups
 from tusd_py_pii.readers import Tally, csv_batches, json_batches, json_line_batches, text_batches
@@ -274,4 +274,4 @@ def failures() -> Iterator[None]:
     except RecursionError:
         raise ScanFailed("it is nested too deeply") from None
     except OSError as error:
-        raise ScanFailed(f"it cannot be read: {error.strerror or type(error).__name__}") from None
+        raise Unreadable(f"it cannot be read: {error.strerror or type(error).__name__}") from None

@@ -13,7 +13,7 @@ import msgspec
 from tusd_py import Reject, processes
 from tusd_py.processes import Progress
 from tusd_py_pii.detector import detector_for
-from tusd_py_pii.errors import ScanFailed
+from tusd_py_pii.errors import ScanFailed, Unreadable
 from tusd_py_pii.report import Report
 from tusd_py_pii.scan import Run, Scan, Source, Task, failures, scan_task
 from tusd_py_pii.streams import Limits
@@ -21,6 +21,7 @@ from tusd_py_pii.streams import Limits
 Argument = TypeVar("Argument")
 Answer = TypeVar("Answer")
 Piece = tuple[Source, Task, bytes, float]
+UNREADABLE = "ERR_UNREADABLE"
 
 
 def in_processes(workers: int) -> Run:
@@ -66,14 +67,16 @@ def to_be_told() -> Iterator[None]:
     try:
         yield
     except ScanFailed as error:
-        raise Reject(str(error)) from None
+        raise Reject(str(error), code=UNREADABLE if isinstance(error, Unreadable) else Reject.code) from None
 
 
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     try:
         yield
-    except (Reject, processes.ProcessFailed) as error:
+    except Reject as error:
+        raise (Unreadable if error.code == UNREADABLE else ScanFailed)(str(error)) from None
+    except processes.ProcessFailed as error:
         raise ScanFailed(str(error)) from None
 
 

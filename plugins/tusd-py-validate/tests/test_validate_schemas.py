@@ -421,6 +421,18 @@ def test_rows_have_the_same_numbers_for_both_readers(connection, rows_path, rows
     assert own[1:] == found
 
 
+@pytest.mark.parametrize("place", ["[b]", "day=2026-01-01/rows"])
+def test_a_path_is_a_path_and_no_pattern(connection, tmp_path, place):
+    """Whatever characters a path has, this one file is compared and nothing beside it; no folder becomes a column."""
+    (tmp_path / "rows.json").write_text('{"properties": {"mine": {}}, "additionalProperties": false}')
+    for name, column in (("b", "other"), (place, "mine")):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        connection.execute(f"COPY (SELECT 1 AS {column}) TO '{path}' (format parquet)")
+    task = tables.Table(path=str(path), folder=str(tmp_path), schema="rows.json")
+    assert tables.check(task, lambda share: None) == []
+
+
 def test_the_sieve_lets_few_right_rows_through(connection):
     """For the keywords that it knows, DuckDB alone decides: a right row never reaches Python."""
     columns = {name: (f"c{number}", "VARCHAR") for number, name in enumerate(CHAT["properties"])}

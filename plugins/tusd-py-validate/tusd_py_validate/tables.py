@@ -54,6 +54,10 @@ def check(table: Table, progress: Callable[[float], None]) -> list[Problem]:
     schema = schemas.load(Path(table.folder), table.schema, show_values=table.show_values)
     problems = Problems(table.max_problems)
     with tempfile.TemporaryDirectory() as spill:
+        # To DuckDB a path can be a pattern for many files, tell a compression, and name columns (`/day=1/`).
+        link = Path(spill, "data")
+        link.symlink_to(Path(table.path).absolute())
+        table = msgspec.structs.replace(table, path=str(link))
         connection = duckdb.connect(
             config={
                 "memory_limit": f"{table.memory // 2**20}MiB",
