@@ -11,6 +11,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,32 +117,59 @@ class _Table:
         """
         task = self._task
         with _connected(task, self._threads) as connection:
-            names, types = self._header(connection)
+            header = self._header(connection)
+            names, types = header
             if task.format == "csv" and len(names) == 1 and (found := re.search(r"[,;\t|]", names[0])):
                 # Where rows have different numbers of columns, none looks like a delimiter; its header tells.
                 self._source = source(task, is_tolerant=self._is_tolerant, delimiter=found[0])
-                names, types = self._header(connection)
-            if task.format in JSON and not any(map(columns.has_map, types)):
-                # By all rows, or fractions behind the first ones would be rounded, and objects dropped, without a word.
-                # Where keys are values there may be millions of them, and so types: there the first rows tell.
-                self._source = source(task, is_tolerant=self._is_tolerant, all_rows=True)
-                names, types = self._header(connection)
-            every = columns.columns_of(names, types, self._redactor.labels)
-            guesses: list[str] = []
-            if task.format in CSV:
-                # What begins with whole numbers may go on with fractions, which DuckDB would round.
-                guesses = [name for name, column in zip(names, every, strict=True) if column.kind == "integer"]
-                every = [
-                    msgspec.structs.replace(column, is_guess=True, is_float=True)
-                    if column.kind == "integer"
-                    else column
-                    for column in every
-                ]
-            kept = every[: task.max_fields]
-            with _watched(connection, progress):
-                rows, unread, sums = self._sums(connection, kept, guesses)
-            left_out = self._left_out(connection)
-            shown = self._first_rows(connection, names, types)
+                header = self._header(connection)
+            # Where keys are values there may be millions of them, and so types: there the first rows tell.
+            if task.format not in JSON or any(map(columns.has_map, types)):
+                return self._with(connection, header, progress)
+            return self._by_all_rows(connection, header, progress)
+
+    def _by_all_rows(
+        self, connection: duckdb.DuckDBPyConnection, header: _Header, progress: Callable[[float], None]
+    ) -> Measured:
+        """Measure with the types of all rows, or fractions behind the first ones would be rounded, and objects dropped.
+
+        To tell them takes one core nearly as long as to measure, so meanwhile it is tried with those of the first rows.
+        """
+        source_of_all = source(self._task, is_tolerant=self._is_tolerant, all_rows=True)
+        found: Measured | None = None
+        with ThreadPoolExecutor(1) as aside, _connected(self._task, 1) as other:
+            telling = aside.submit(_header_of, other, source_of_all)
+            try:
+                found = self._with(connection, header, progress)
+            except duckdb.Error as error:
+                failure = error
+            right = telling.result()
+        if right != header:
+            self._source = source_of_all
+            return self._with(connection, right, progress)
+        if found is None:
+            raise failure
+        return found
+
+    def _with(
+        self, connection: duckdb.DuckDBPyConnection, header: _Header, progress: Callable[[float], None]
+    ) -> Measured:
+        """Return what is found with these names and types."""
+        task, (names, types) = self._task, header
+        every = columns.columns_of(names, types, self._redactor.labels)
+        guesses: list[str] = []
+        if task.format in CSV:
+            # What begins with whole numbers may go on with fractions, which DuckDB would round.
+            guesses = [name for name, column in zip(names, every, strict=True) if column.kind == "integer"]
+            every = [
+                msgspec.structs.replace(column, is_guess=True, is_float=True) if column.kind == "integer" else column
+                for column in every
+            ]
+        kept = every[: task.max_fields]
+        with _watched(connection, progress):
+            rows, unread, sums = self._sums(connection, kept, guesses)
+        left_out = self._left_out(connection)
+        shown = self._first_rows(connection, names, types)
         fields = [_field(column, rows, measured, shown) for column, measured in zip(kept, sums, strict=True)]
         problems = []
         if left_out:
@@ -161,9 +189,8 @@ class _Table:
             problems=tuple(problems),
         )
 
-    def _header(self, connection: duckdb.DuckDBPyConnection) -> tuple[list[str], list[Any]]:
-        relation = connection.sql(f"SELECT * FROM {self._source}")  # noqa: S608
-        return list(relation.columns), list(relation.types)
+    def _header(self, connection: duckdb.DuckDBPyConnection) -> _Header:
+        return _header_of(connection, self._source)
 
     def _sums(
         self, connection: duckdb.DuckDBPyConnection, kept: Sequence[Column], guesses: Sequence[str]
@@ -211,8 +238,18 @@ class _Table:
         # The first in the file, and not the first that some thread finds.
         connection.execute("SET preserve_insertion_order = true; SET threads = 1")
         found = connection.execute(f"SELECT {shown} FROM {self._source} LIMIT {limit}").fetchall()  # noqa: S608
+        connection.execute(f"SET preserve_insertion_order = false; SET threads = {self._threads}")
         shown_names = labels(names)
         return [dict(zip(shown_names, row, strict=True)) for row in found]
+
+
+_Header = tuple[list[str], list[Any]]
+"""Names and types of the columns."""
+
+
+def _header_of(connection: duckdb.DuckDBPyConnection, rows: str) -> _Header:
+    relation = connection.sql(f"SELECT * FROM {rows}")  # noqa: S608
+    return list(relation.columns), list(relation.types)
 
 
 def _begins_as_formula(value: str) -> str:
