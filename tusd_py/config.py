@@ -88,6 +88,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ),
     ] = None
 
+    spool_dir: Annotated[
+        str | None,
+        _setting(
+            _Store,
+            "Folder for copies of uploads from S3 while a plugin needs a path; by default TMPDIR, /var/tmp or /tmp, "
+            "whichever is the first on a disk.",
+        ),
+    ] = None
+    spool_size: Annotated[
+        Size | None, _setting(_Store, "Largest such copy; by default what leaves a twentieth of the disk free.")
+    ] = None
+
     s3_endpoint: Annotated[
         str | None, _setting(_S3, "URL of an S3 service; Amazon's by default. Keys and region come from AWS_*.")
     ] = None

@@ -32,6 +32,7 @@ from typing import Any
 import msgspec
 
 from tusd_py.errors import Reject
+from tusd_py.ranges import Unreachable
 
 IDLE_SECONDS = 60.0
 MAX_TEXT = 300
@@ -42,7 +43,7 @@ _NICENESS = 5
 _PR_SET_PDEATHSIG = 1
 _TASKS = Path("/proc/self/task")
 _HEAD = struct.Struct("=cQ")
-TASK, RESULT, PROGRESS, REJECT, FAILED, STARTED, ENDED = (bytes([letter]) for letter in b"trpxfse")
+TASK, RESULT, PROGRESS, REJECT, UNREACHABLE, FAILED, STARTED, ENDED = (bytes([letter]) for letter in b"trpxufse")
 
 
 # What both sides say to each other: a letter, a length, and so many bytes.
@@ -242,6 +243,8 @@ def _work(data: socket.socket, order: dict[str, Any]) -> None:
             kind, said = RESULT, msgspec.json.encode(function(argument, tell))
         except Reject as refusal:
             kind, said = REJECT, msgspec.json.encode((refusal.message, refusal.status, refusal.code))
+        except Unreachable as error:
+            kind, said = UNREACHABLE, str(error.strerror).encode()
         except MemoryError:
             os._exit(NO_MEMORY)
         except BaseException as error:

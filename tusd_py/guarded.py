@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import BinaryIO
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, SupportsIndex
 
+from tusd_py.content import waited
 from tusd_py.models import Content
 
 
@@ -28,8 +31,20 @@ class GuardedContent:
 
     def open(self) -> BinaryIO:
         """Return the bytes as a file that seeks, for a thread: it waits for the event loop."""
-        asyncio.run_coroutine_threadsafe(self._permitted(), self._loop).result()
+        waited(self._permitted(), self._loop)
         return self._content.open()
+
+    @contextlib.contextmanager
+    def on_disk(self) -> Iterator[Path]:
+        """Give a path at which the bytes are for as long, for a thread."""
+        waited(self._permitted(), self._loop)
+        with self._content.on_disk() as path:
+            yield path
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """Return what other processes open the bytes with, for a thread; what they have of it is not guarded."""
+        waited(self._permitted(), self._loop)
+        return self._content.__reduce_ex__(protocol)
 
     async def _permitted(self) -> None:
         await self._permit()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, get_args
 
 import msgspec
@@ -314,7 +316,10 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Content(Protocol):
-    """Stored bytes of one upload, for readers."""
+    """Stored bytes of one upload, for readers.
+
+    Once the upload is complete, it can be pickled in a thread. What another process gets has `size`, `url` and `open`.
+    """
 
     size: int
     url: str
@@ -324,7 +329,10 @@ class Content(Protocol):
         """Yield the bytes `[start, stop)`."""
 
     def open(self) -> BinaryIO:
-        """Return a seekable file object, for a thread or another process."""
+        """Return a seekable file object, for a thread."""
+
+    def on_disk(self) -> AbstractContextManager[Path]:
+        """Give a path for readers that need one, for a thread; what is not on this machine is copied for as long."""
 
 
 Action = Literal["create", "append", "head", "read", "terminate", "concatenate", "status", "list", "metrics"]

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -41,7 +42,8 @@ from typing import Any, TypeVar, get_type_hints
 import msgspec
 
 from tusd_py.errors import Reject
-from tusd_py.fork_server import MAX_TEXT, NO_MEMORY, PROGRESS, REJECT, RESULT, STARTED, TASK, receive, send
+from tusd_py.fork_server import MAX_TEXT, NO_MEMORY, PROGRESS, REJECT, RESULT, STARTED, TASK, UNREACHABLE, receive, send
+from tusd_py.ranges import Unreachable
 
 Progress = Callable[[int], None]
 """Is called with the bytes that have been done, as often as one likes."""
@@ -92,7 +94,7 @@ def run(
             starts threads when it is imported cannot be among them: import it in the function.
 
     Raises:
-        Reject: the function raised it.
+        Reject, Unreachable: the function raised it.
         ProcessFailed: it did not return; the subclass and the message say how.
     """
     [result] = run_each(
@@ -118,7 +120,7 @@ def run_each(
     first task that fails ends all.
 
     Raises:
-        Reject: the function raised it.
+        Reject, Unreachable: the function raised it.
         ProcessFailed: it did not return; the subclass and the message say how.
     """
     call = _Call(function, memory, seconds, preload)
@@ -240,7 +242,7 @@ class _Process:
         """Take what it says next; return whether the task is done and its result among the others.
 
         Raises:
-            Reject: the function raised it.
+            Reject, Unreachable: the function raised it.
             ProcessFailed: it did not return.
         """
         try:
@@ -254,6 +256,8 @@ class _Process:
             if kind == REJECT:
                 message, status, code = msgspec.json.decode(said, type=tuple[str, int, str])
                 raise Reject(_shown(message), status=status, code=_shown(code))
+            if kind == UNREACHABLE:
+                raise Unreachable(errno.EIO, _shown(said.decode("utf-8", "replace")))
         except TimeoutError:
             raise self._call.too_long() from None
         except (EOFError, ConnectionError):

@@ -1,6 +1,7 @@
 """What the tests do in processes of their own: each word is a way to end."""
 
 import ctypes
+import errno
 import os
 import pickle
 import resource
@@ -15,6 +16,7 @@ import msgspec
 
 from tusd_py import Reject
 from tusd_py.fork_server import RESULT, send
+from tusd_py.ranges import Unreachable
 
 SECRET = "bob@corp.io"
 done = 0
@@ -56,6 +58,8 @@ def end(way: str, progress) -> None:
         sys.exit(SECRET)
     elif way == "raise":
         raise ValueError(SECRET)
+    elif way == "unreachable":
+        raise Unreachable(errno.EIO, "the storage does not answer (status 503)")
     elif way == "reject":
         raise Reject("line 5 is too long", status=415, code="ERR_LINE")
     elif way == "memory":

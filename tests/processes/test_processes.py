@@ -16,6 +16,7 @@ import pytest
 
 from tusd_py import Reject, processes
 from tusd_py.hooks.plugins import load
+from tusd_py.ranges import Unreachable
 from tusd_py.testing.contracts import wait_until
 
 _, tasks = load(str(Path(__file__).with_name("tasks.py")))
@@ -84,6 +85,12 @@ def test_a_refusal_arrives():
     with pytest.raises(Reject, match="line 5 is too long") as refused:
         run(tasks.end, "reject")
     assert (refused.value.status, refused.value.code) == (415, "ERR_LINE")
+
+
+def test_a_storage_that_does_not_answer_is_told():
+    """`Unreachable` is raised by the caller too, for it says nothing of the bytes and calls for another attempt."""
+    with pytest.raises(Unreachable, match=r"the storage does not answer \(status 503\)"):
+        run(tasks.end, "unreachable")
 
 
 @pytest.mark.parametrize("said", [tasks.BOMB, b'"text"', b"", b"[" * 100_000, b"1.5"])

@@ -154,5 +154,6 @@ class Readable(Protocol):
     def content(self, upload: Upload) -> Content:
         """Return the stored bytes of an upload.
 
-        A store may be unable to read what is not finished; its chunks then raise `NotFinished`.
+        A store may be unable to read what is not finished; its chunks then raise `NotFinished`. What is complete can
+        be pickled: `tusd_py.content` has what other processes get of files and objects.
         """

@@ -23,11 +23,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, Literal, ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar
 
 from tusd_py import places
 from tusd_py.body import Body
 from tusd_py.config import Config, path_of
+from tusd_py.content import StoredFile
 from tusd_py.errors import AlreadyExists, Forbidden, Gone, StoreUnavailable, TusError, from_os_error
 from tusd_py.models import UPLOAD_ID, Upload, now
 from tusd_py.stores import files, manifest
@@ -353,12 +354,14 @@ class FileContent:
         self.size = size
         self.url = path.as_uri()
         self._store = store
-        self._path = path
+        self._file = StoredFile(path, size)
+        self.open = self._file.open
+        self.on_disk = self._file.on_disk
 
     async def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
         """Yield the bytes `[start, stop)` in small pieces."""
         run = self._store._run
-        fd = await run(os.open, self._path, os.O_RDONLY)
+        fd = await run(os.open, self._file.path, os.O_RDONLY)
         try:
             while start < stop:
                 chunk = await run(os.pread, fd, min(READ_BYTES, stop - start), start)
@@ -369,6 +372,6 @@ class FileContent:
         finally:
             await run(os.close, fd)
 
-    def open(self) -> BinaryIO:
-        """Open the file."""
-        return self._path.open("rb")
+    def __reduce__(self) -> tuple[type[StoredFile], tuple[Path, int]]:
+        """Return what other processes open the file with."""
+        return StoredFile, (self._file.path, self.size)

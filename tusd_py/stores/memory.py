@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 from tusd_py import places
 from tusd_py.body import Body
 from tusd_py.config import Config
+from tusd_py.content import Spool
 from tusd_py.errors import AlreadyExists, Gone
 from tusd_py.models import Upload
 from tusd_py.stores.base import Progress
@@ -123,7 +126,7 @@ def _path(upload: Upload) -> str:
 
 
 class MemoryContent:
-    """Bytes in memory."""
+    """Bytes in memory; another process gets a copy."""
 
     def __init__(self, data: bytes, upload_id: str) -> None:
         """Take the bytes, and the id that names them."""
@@ -138,3 +141,13 @@ class MemoryContent:
     def open(self) -> BinaryIO:
         """Return the bytes as a file."""
         return io.BytesIO(self._data)
+
+    @contextlib.contextmanager
+    def on_disk(self) -> Iterator[Path]:
+        """Give the path of a copy that is there for as long.
+
+        Raises:
+            StorageFull: there is no room for it.
+        """
+        with Spool().copied(self.open, self.size) as path:
+            yield path

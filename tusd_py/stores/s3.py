@@ -31,6 +31,7 @@ import structlog
 from tusd_py import places
 from tusd_py.body import Body
 from tusd_py.config import Config, ConfigError
+from tusd_py.content import Spool
 from tusd_py.errors import AlreadyExists, Gone, StoreUnavailable, TusError
 from tusd_py.models import UPLOAD_ID, Part, Upload, now
 from tusd_py.stores import manifest
@@ -80,6 +81,7 @@ class S3Store:
             endpoint=config.s3_endpoint,
             path_style=path_style[config.s3_addressing],
             seconds=config.s3_timeout.total_seconds(),
+            signed_for=config.job_timeout.total_seconds(),
         )
         settings = Settings(
             key=config.s3_key,
@@ -92,6 +94,7 @@ class S3Store:
             storage_class=config.s3_storage_class,
             tags=config.s3_tags,
             quarantine_prefix=config.quarantine_prefix,
+            spool=Spool(config.spool_dir, config.spool_size),
         )
         return cls(match[1], f"{prefix}/" if prefix else "", options, settings)
 
@@ -253,7 +256,7 @@ class S3Store:
             target = self._target(upload)
             return [self.budget.kept(segment.name) or target.stored(segment) for segment in upload.tail]
 
-        return S3Content(upload, self.bucket.name, self.names.key(upload), self.bucket.read, tail)
+        return S3Content(upload, self.bucket, self.names.key(upload), tail, self.settings.spool)
 
     async def sweep(self, before: datetime) -> Sweep:
         """Remove multipart uploads and segments that belong to no upload and are older than `before`."""

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import functools
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -25,14 +26,18 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 from botocore.handlers import add_expect_header
+from botocore.httpsession import get_cert_path
 from botocore.loaders import Loader, create_loader
 
 from tusd_py.errors import AlreadyExists, Gone, StorageFull, StoreUnavailable, TusError
+from tusd_py.ranges import Address
 
 SEND_BYTES = 256 * 1024
 ATTEMPTS = 3
 """How often a call is made before it has failed."""
 PROBE_SECONDS = 10
+MOST_SIGNED_SECONDS = 7 * 24 * 3600
+"""What S3 allows."""
 NEVER = float("-inf")
 _log = structlog.get_logger("tusd_py.s3")
 
@@ -80,6 +85,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How long a call may be silent."""
     calls: int = 64
     """How many calls may be under way at once, besides those that read objects."""
+    signed_for: float = 3600
+    """How many seconds an address is good that other processes read an object at."""
 
 
 class Source(Protocol):
@@ -153,6 +160,7 @@ class Bucket:
         """Use the bucket called `name`."""
         self.name = name
         self._options = options
+        self._ca_file: str | None = None
         self._stack = contextlib.AsyncExitStack()
         self._slots = asyncio.Semaphore(options.calls)
         self._client: Any = None
@@ -183,10 +191,16 @@ class Bucket:
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         if options.endpoint:
             region = region or "us-east-1"
+        session = _session()
+        # At the level debug it logs signatures, and that of an address is all that it takes to read an object.
+        logging.getLogger("botocore.auth").setLevel(logging.INFO)
         try:
             self._client = await self._stack.enter_async_context(
-                _session().create_client("s3", endpoint_url=options.endpoint, region_name=region, config=config)
+                session.create_client("s3", endpoint_url=options.endpoint, region_name=region, config=config)
             )
+            # As the library finds out whom it trusts.
+            named = session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+            self._ca_file = get_cert_path(named or True)
         except (BotoCoreError, ValueError) as error:
             raise StoreUnavailable(f"cannot use S3: {error}") from error
         # It costs a round trip for each part, and a service that never says "100 Continue" is waited for without end.
@@ -271,6 +285,20 @@ class Bucket:
             raise _translated("get_object", error) from error
         if position < stop:
             raise Gone("the storage has fewer bytes than the upload")
+
+    async def address(self, key: str, size: int, etag: str | None) -> Address:
+        """Return where whoever has the answer can read an object for a while, without credentials.
+
+        Raises:
+            StoreUnavailable: there are no credentials to sign with.
+        """
+        seconds = min(MOST_SIGNED_SECONDS, max(1, round(self._options.signed_for)))
+        place = {"Bucket": self.name, "Key": key}
+        try:
+            url = await self._client.generate_presigned_url("get_object", Params=place, ExpiresIn=seconds)
+        except (BotoCoreError, ClientError, OSError, TimeoutError) as error:
+            raise _translated("get_object", error) from error
+        return Address(url, size, etag, self._ca_file, self._options.seconds)
 
     async def keys(self, prefix: str, delimiter: str = "") -> AsyncIterator[tuple[str, Mapping[str, Any] | None]]:
         """Yield keys with what is known of their objects; with a delimiter also what lies before one, with None."""

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
+from tusd_py.content import Spool, StoredObject, waited
 from tusd_py.errors import NotFinished
 from tusd_py.models import Upload
-from tusd_py.stores.s3_write import Piece, Read
+from tusd_py.ranges import FIRST_BYTES, Address, RangeFile
+from tusd_py.stores.s3_client import Bucket
+from tusd_py.stores.s3_write import Piece
 
 ID_KEY = "tusd-py-id"
 """Key of the metadata by which an object is known as the one of an upload."""
 METADATA_BYTES = 2048
 """What S3 takes of keys and values together."""
-BUFFER_BYTES = 1024 * 1024
 FOREIGN_BYTES = 4 * 1024 * 1024
 _KEY = re.compile(r"[a-z0-9!#$&'*+.^_`|~-]{1,100}", re.ASCII)
 _PLAIN = re.compile(r"[\x20-\x7e]*", re.ASCII)
@@ -45,14 +48,17 @@ def user_metadata(upload: Upload) -> dict[str, str]:
 class S3Content:
     """Bytes of one object, or of the segments of an upload that has nothing else yet."""
 
-    def __init__(self, upload: Upload, bucket: str, key: str, read: Read, tail: Callable[[], Sequence[Piece]]) -> None:
+    def __init__(
+        self, upload: Upload, bucket: Bucket, key: str, tail: Callable[[], Sequence[Piece]], spool: Spool
+    ) -> None:
         """Read the object at `key`, or the `tail` if there is no object yet."""
         self.size = upload.offset
-        self.url = f"s3://{bucket}/{key}"
+        self.url = f"s3://{bucket.name}/{key}"
         self._upload = upload
+        self._bucket = bucket
         self._key = key
-        self._read = read
         self._tail = tail
+        self._spool = spool
         self._loop = asyncio.get_running_loop()
 
     async def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
@@ -69,12 +75,41 @@ class S3Content:
         # Plugins have a loop of their own, and the client's connections belong to the server's.
         while start < stop:
             until = min(stop, start + FOREIGN_BYTES)
-            yield await asyncio.wrap_future(self._ask(start, until))
+            yield await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._read(start, until), self._loop))
             start = until
+
+    def open(self) -> BinaryIO:
+        """Return the bytes as a file that seeks, for a thread; `ranges` says what reading it raises."""
+        if not self._upload.has_all_bytes:
+            return io.BytesIO(waited(self._read(0, self.size), self._loop))
+        return io.BufferedReader(RangeFile(self._address(), self._address), FIRST_BYTES)
+
+    @contextlib.contextmanager
+    def on_disk(self) -> Iterator[Path]:
+        """Give the path of a copy that is there for as long, for a thread.
+
+        Raises:
+            StorageFull: there is no room for it.
+        """
+        with self._spool.copied(self.open, self.size) as path:
+            yield path
+
+    def __reduce__(self) -> tuple[type[StoredObject], tuple[str, Address]]:
+        """Return what other processes open the object with, which is good for a while."""
+        return StoredObject, (self.url, self._address())
+
+    def _address(self) -> Address:
+        if not self._upload.has_all_bytes:
+            raise NotFinished("the storage cannot read what is not finished")
+        etag = self._upload.storage.get("etag")
+        return waited(self._bucket.address(self._key, self.size, etag), self._loop)
+
+    async def _read(self, start: int, stop: int) -> bytes:
+        return b"".join([chunk async for chunk in self._own_chunks(start, stop)])
 
     async def _own_chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
         if self._upload.has_all_bytes:
-            async for chunk in self._read(self._key, start, stop):
+            async for chunk in self._bucket.read(self._key, start, stop):
                 yield chunk
             return
         if self._upload.parts:
@@ -87,48 +122,3 @@ class S3Content:
                 position += len(part)
             if position >= stop:
                 return
-
-    def open(self) -> BinaryIO:
-        """Return the bytes as a file that seeks, for a thread: it waits for the event loop."""
-        return io.BufferedReader(_RangeFile(self), BUFFER_BYTES)
-
-    def _ask(self, start: int, stop: int) -> Future[bytes]:
-        """Read a range on the client's event loop, from elsewhere."""
-
-        async def read() -> bytes:
-            return b"".join([chunk async for chunk in self._own_chunks(start, stop)])
-
-        return asyncio.run_coroutine_threadsafe(read(), self._loop)
-
-
-class _RangeFile(io.RawIOBase):
-    """Reads ranges on the event loop, from another thread."""
-
-    def __init__(self, content: S3Content) -> None:
-        self._content = content
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._content.size}[whence]
-        if base + offset < 0:
-            raise ValueError("a position before the start")
-        self._position = base + offset
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        stop = min(self._content.size, self._position + len(buffer))
-        if stop <= self._position:
-            return 0
-        data = self._content._ask(self._position, stop).result()
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from tusd_py.content import Spool
 from tusd_py.errors import StoreUnavailable, TusError
 from tusd_py.headers import content_disposition, declared_type
 from tusd_py.models import Part, Segment, Upload
@@ -36,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     storage_class: str | None = None
     tags: str | None = None
     quarantine_prefix: str | None = None
+    spool: Spool = Spool()
 
 
 def object_headers(upload: Upload, settings: Settings) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Literal, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
-Kind = Literal["refuse", "answer", "lose", "hang", "reset", "slow"]
+Kind = Literal["refuse", "answer", "lose", "hang", "reset", "slow", "cut"]
 _READ_BYTES = 256 * 1024
 
 
@@ -30,13 +30,15 @@ class Fault(NamedTuple):
     """What is done to a call.
 
     `refuse` answers `status` without passing the call on; `lose` passes it on and answers `status` in place of what S3
-    says; `hang` never answers; `reset` breaks the connection in the middle of the body; `slow` waits before each piece.
+    says; `hang` never answers; `reset` breaks the connection in the middle of the body; `slow` waits before each piece;
+    `cut` ends the connection after so many `bytes` of the answer's body.
     """
 
     kind: Kind
     status: int = 503
     code: str = "SlowDown"
     seconds: float = 0.1
+    bytes: int = 300_000
 
 
 Choose = Callable[[Call], Fault | None]
@@ -146,7 +148,7 @@ class FaultProxy:
         method, body = head.split(b" ", 1)[0], _length(head)
         if b"100-continue" in head.lower() and not (fault and fault.kind == "hang"):
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if fault is None or fault.kind in ("lose", "slow"):
+        if fault is None or fault.kind in ("lose", "slow", "cut"):
             up_writer.write(head)
             if _is_chunked(head):
                 await _copy_chunked(reader, up_writer)
@@ -160,6 +162,10 @@ class FaultProxy:
                 writer.write(answer)
                 await _copy_answer(up_reader, writer, answer, has_body)
                 return b"connection: close" not in answer.lower()
+            if fault.kind == "cut":
+                writer.write(answer)
+                await _copy(up_reader, writer, min(_length(answer), fault.bytes), 0)
+                return False
             await _copy_answer(up_reader, None, answer, has_body)
             return await self._answer(writer, fault, method)
         if fault.kind == "hang":

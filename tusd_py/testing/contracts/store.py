@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import pickle
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -51,6 +54,20 @@ class StoreFixtures:
         assert isinstance(store, Readable)
         content = store.content(upload)
         return b"".join([chunk async for chunk in content.chunks(0, content.size)])
+
+
+# Without the environment, and so without credentials.
+READ_ELSEWHERE = """
+import pickle, sys
+content = pickle.load(sys.stdin.buffer)
+with content.open() as file:
+    file.seek(-3, 2)
+    end = file.read()
+    file.seek(0)
+    sys.stdout.buffer.write(b"%s %d %s " % (content.url.encode(), content.size, end))
+    while block := file.read(100_000):
+        sys.stdout.buffer.write(block)
+"""
 
 
 class StoreContract(StoreFixtures):
@@ -305,6 +322,31 @@ class StoreContract(StoreFixtures):
                 return file.read()
 
         assert await asyncio.to_thread(seek) == data[-3:]
+
+    async def test_read_by_another_process(self, store: Store) -> None:
+        """The content of a complete upload can be pickled, and another process reads it."""
+        assert isinstance(store, Readable)
+        data = bytes(range(256)) * 4096
+        content = store.content(await store.finish(await self._stored(store, data)))
+        pickled = await asyncio.to_thread(pickle.dumps, content)
+        command = [sys.executable, "-c", READ_ELSEWHERE]
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"PYTHONPATH": ":".join(sys.path)}
+        )
+        read, _ = await process.communicate(pickled)
+        assert read == b"%s %d %s %s" % (content.url.encode(), len(data), data[-3:], data)
+
+    async def test_on_disk(self, store: Store) -> None:
+        """Who needs a path gets one at which the bytes are."""
+        assert isinstance(store, Readable)
+        data = bytes(range(256)) * 4096
+        content = store.content(await store.finish(await self._stored(store, data)))
+
+        def read() -> bytes:
+            with content.on_disk() as path:
+                return path.read_bytes()
+
+        assert await asyncio.to_thread(read) == data
 
     async def test_no_problem(self, store: Store) -> None:
         """A store that works has no problem, and looking for one leaves nothing behind."""
