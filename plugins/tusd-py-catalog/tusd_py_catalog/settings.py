@@ -33,8 +33,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """So many fields of one upload are described."""
     sample_rows: Annotated[int, msgspec.Meta(ge=0, le=100)] = 5
     """Rows to store after redaction; they need tusd-py-pii."""
-    spool_dir: str | None = None
-    """Where an upload from S3 is kept while it is read; without it the system's folder for temporary files."""
     openlineage: str | None = None
     """Where events of OpenLineage go: a file that gets a line for each, or an http(s) URL that gets a POST."""
     namespace: str = "tusd-py"

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from tusd_py import Upload
 from tusd_py.models import UPLOAD_ID, Content, now
@@ -23,9 +18,14 @@ MAX_ITEMS = 100
 
 
 def facts_of(upload: Upload, content: Content, settings: Settings, tell: Progress) -> Facts:
-    """Return the facts of an upload's bytes; what cannot be read has a problem that says why."""
+    """Return the facts of an upload's bytes; what cannot be read has a problem that says why.
+
+    Raises:
+        StorageFull: there is no room for the copy that DuckDB needs.
+        OSError: the bytes cannot be had now.
+    """
     metadata = upload.metadata
-    with _on_disk(content, settings.spool_dir) as path:
+    with content.on_disk() as path:
         request = child.Request(
             path=str(path),
             name=_file_name(upload),
@@ -42,20 +42,6 @@ def facts_of(upload: Upload, content: Content, settings: Settings, tell: Progres
         except ProcessFailed as error:
             # Its reader died of it, and would again: that is what there is to tell.
             return Facts(format="unknown", bytes=content.size, sha256=child.digest(path), problems=(str(error),))
-
-
-@contextlib.contextmanager
-def _on_disk(content: Content, spool_dir: str | None) -> Iterator[Path]:
-    """Give a path to read from; what is elsewhere is copied to the disk for as long, block by block."""
-    parts = urlsplit(content.url)
-    if parts.scheme == "file":
-        yield Path(unquote(parts.path))
-        return
-    with tempfile.NamedTemporaryFile(dir=spool_dir) as copy, content.open() as file:
-        while block := file.read(child.BLOCK):
-            copy.write(block)
-        copy.flush()
-        yield Path(copy.name)
 
 
 def entry_of(upload: Upload, facts: Facts) -> Entry:

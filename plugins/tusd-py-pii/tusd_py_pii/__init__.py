@@ -24,7 +24,7 @@ from tusd_py_pii.commands import pii
 from tusd_py_pii.errors import RuleError, ScanFailed, Unreadable
 from tusd_py_pii.policy import Settings, settings_from
 from tusd_py_pii.report import Report
-from tusd_py_pii.scan import TASK_BYTES, Begun, plan_ahead, run_here, source_of
+from tusd_py_pii.scan import TASK_BYTES, Begun, plan_ahead, run_here
 from tusd_py_pii.workers import in_processes
 
 _log = structlog.get_logger("tusd_py_pii")
@@ -33,12 +33,11 @@ chosen = Settings()
 
 def _pieces(upload: Upload, content: Content, begun: Begun | None) -> Answers[Begun]:
     """Scan those pieces of an upload that have arrived and are not in what was begun."""
-    source, _ = source_of(content, content.url)
     begun = begun or Begun(chosen.scan())
-    with source.open() as file:
+    with content.open() as file:
         tasks = plan_ahead(file, upload.metadata.get("filename", ""), content.size, begun.scan.limits)
     if left := begun.left_of(tasks):  # in one process, for others that upload want the machine too
-        for task, report in zip(left, in_processes(1)(source, left, begun.scan), strict=True):
+        for task, report in zip(left, in_processes(1)(content, left, begun.scan), strict=True):
             begun = begun.plus(task, report)
             yield begun
 
@@ -127,11 +126,10 @@ def examined(
     Raises:
         ScanFailed: they cannot be looked into as a whole.
     """
-    source, elsewhere = source_of(content, content.url)
     with content.open() as file:
         is_small = content.size <= settings.inline_bytes and file.read(4) != b"PAR1"
-    here = not elsewhere or (is_small and not settings.has_foreign_rules())
-    return settings.examined(source, name, run_here if here else settings.run(), progress, begun)
+    here = is_small and not settings.has_foreign_rules()
+    return settings.examined(content, name, run_here if here else settings.run(), progress, begun)
 
 
 def _write(report: Report, path: Path) -> None:

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import pickle
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -48,18 +46,6 @@ class FileSource(msgspec.Struct, frozen=True):
     def open(self) -> BinaryIO:
         """Open the file."""
         return Path(self.path).open("rb")
-
-
-def source_of(content: Source, url: str) -> tuple[Source, bool]:
-    """Return how to open the content, and whether another process can."""
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        return FileSource(unquote(parts.path)), True
-    try:
-        pickle.dumps(content)
-    except (pickle.PicklingError, TypeError, AttributeError):
-        return content, False
-    return content, True
 
 
 class Scan(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,12 +16,14 @@ from tusd_py_validate import lines, rows
 from tusd_py_validate.checks import MANY, Checks
 from tusd_py_validate.problems import Problem, Problems, Stop, TimeUp, Watch
 from tusd_py_validate.settings import Settings, read
-from tusd_py_validate.source import Source, of_path
+
+from tusd_py.content import StoredFile
+from tusd_py.stores.memory import MemoryContent
 
 
 def checked(data, name, **settings):
     """The problems of some bytes under a name, as texts."""
-    source = Source(lambda: io.BytesIO(data), len(data))
+    source = MemoryContent(data, "a")
     return [str(each) for each in Checks(read(settings)).whole(source, {"filename": name}).problems]
 
 
@@ -84,7 +86,9 @@ def test_a_line_of_a_gigabyte_takes_no_gigabyte(tmp_path):
     assert "more than 8388608 bytes" in str(part.problems[0])
     assert not problems
     # Under its name it is no text: the bytes that a hole reads as are none.
-    assert "type: it is unknown" in str(Checks(Settings()).whole(of_path(path), {"filename": "rows.jsonl"}).problems[0])
+    assert "type: it is unknown" in str(
+        Checks(Settings()).whole(StoredFile.at(path), {"filename": "rows.jsonl"}).problems[0]
+    )
 
 
 LINES = st.lists(
@@ -139,7 +143,7 @@ def test_a_large_file_is_read_by_several_processes(tmp_path):
             file.write(wrong[number] + b"\n" if number in wrong else row)
     checks = Checks(read({"processes": 2}))
     watch = Watch(lambda step, done, total: told.append((step, done, total)))
-    report = checks.whole(of_path(path), {"filename": "rows.jsonl"}, watch)
+    report = checks.whole(StoredFile.at(path), {"filename": "rows.jsonl"}, watch)
     assert [problem.line for problem in report.problems] == [number + 1 for number in sorted(wrong)]
     assert report.problems[0].offset == len(row) * (count // 3)
     assert report.problems[1].offset == len(row) * (count - 3) + 6 + 1
@@ -149,9 +153,7 @@ def test_a_large_file_is_read_by_several_processes(tmp_path):
 def test_time_is_limited():
     """A check that takes too long ends with a reason."""
     data = b"{}\n" * 10**6
-    report = Checks(Settings()).whole(
-        Source(lambda: io.BytesIO(data), len(data)), {"filename": "rows.jsonl"}, Watch(seconds=0)
-    )
+    report = Checks(Settings()).whole(MemoryContent(data, "a"), {"filename": "rows.jsonl"}, Watch(seconds=0))
     assert [str(problem) for problem in report.problems] == ["limit: the checks took longer than 0 seconds"]
     with pytest.raises(TimeUp):
         Watch(seconds=0)("structure", 0, 0)

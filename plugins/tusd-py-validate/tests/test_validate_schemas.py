@@ -19,9 +19,10 @@ from tusd_py_validate import schemas, sql, tables
 from tusd_py_validate.checks import Checks
 from tusd_py_validate.rows import Rows
 from tusd_py_validate.settings import read
-from tusd_py_validate.source import Source, of_path
 
 from tusd_py.config import ConfigError
+from tusd_py.content import StoredFile
+from tusd_py.stores.memory import MemoryContent
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def checks_for(folder, schema="chat.json", **more):
 
 def checked(checks, data, name):
     """The problems of some bytes under a name, as texts."""
-    report = checks.whole(Source(lambda: io.BytesIO(data), len(data)), {"filename": name})
+    report = checks.whole(MemoryContent(data, "a"), {"filename": name})
     return [str(problem) for problem in report.problems]
 
 
@@ -109,7 +110,7 @@ def test_csv_is_compared_with_the_same_schema(folder):
     assert sorted(checked(checks_for(folder), CSV, "rows.csv")) == sorted(WRONG)
     path = folder / "rows.csv"
     path.write_bytes(CSV)
-    report = checks_for(folder).whole(of_path(path), {"filename": "rows.csv"})
+    report = checks_for(folder).whole(StoredFile.at(path), {"filename": "rows.csv"})
     assert sorted(map(str, report.problems)) == sorted(WRONG)
     assert report.checks == ("type", "structure", "schema")
 
@@ -164,7 +165,7 @@ def test_the_schema_is_chosen_by_rule_or_metadata(folder):
     data = b'{"id": 0}\n{}\n'
 
     def problems(metadata):
-        return checks.whole(Source(lambda: io.BytesIO(data), len(data)), metadata).problems
+        return checks.whole(MemoryContent(data, "a"), metadata).problems
 
     assert len(problems({"filename": "chat/a.jsonl", "schema": "any"})) == 4
     assert len(problems({"filename": "a.jsonl", "schema": "chat"})) == 4
@@ -336,7 +337,7 @@ def test_verdicts_are_those_of_the_reference(rows_path, schema, values):
     (folder / "s.json").write_text(json.dumps(schema))
     checks = checks_for(folder, "s.json", max_problems=10_000)
     data = b"".join(orjson.dumps(value) + b"\n" for value in values)
-    report = checks.whole(Source(lambda: io.BytesIO(data), len(data)), {"filename": "rows.jsonl"})
+    report = checks.whole(MemoryContent(data, "a"), {"filename": "rows.jsonl"})
     reference = jsonschema.Draft202012Validator(schema)
     wrong = [line for line, value in enumerate(values, 1) if not reference.is_valid(value)]
     assert sorted({problem.line for problem in report.problems}) == wrong

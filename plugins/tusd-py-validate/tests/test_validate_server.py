@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import pickle
+import socket
 import subprocess
 import sys
 import zipfile
@@ -21,13 +22,15 @@ from tusd_py_validate import child, settings
 from tusd_py_validate.checks import Checks
 from tusd_py_validate.command import validate
 from tusd_py_validate.problems import TimeUp, Watch
-from tusd_py_validate.source import Source, of_content
 
 from tusd_py import Status, Upload
 from tusd_py.config import ConfigError
+from tusd_py.content import StoredFile, StoredObject
 from tusd_py.headers import format_upload_metadata
 from tusd_py.models import now
 from tusd_py.processes import NeedsMoreMemory, ProcessFailed
+from tusd_py.ranges import Address, Unreachable
+from tusd_py.stores.memory import MemoryContent
 from tusd_py.testing.plugins import hooks_of
 from tusd_py.testing.raw import RawClient
 from tusd_py.testing.server import ServerProcess
@@ -130,7 +133,6 @@ async def test_stages_get_a_verdict(tmp_path):
         assert all(0 <= done <= path.stat().st_size for done in told)
         path.write_bytes(GOOD)
         assert tusd_py_validate.check(upload, Stored(), lambda done, total: None).ok
-    assert of_content(Stored()).path is None
 
 
 @pytest.mark.parametrize("table", [{}, {"enabled": False, "deny": ["pickle"]}])
@@ -184,9 +186,9 @@ def test_digests_are_verified(algorithm, write):
     """Every algorithm, in hexadecimal digits or Base64; another file's digest is a problem that names both."""
     checks, text = Checks(settings.read({})), WRITTEN[write](DIGESTS[algorithm])
     assert not checks.claims({algorithm: text}, len(DATA))
-    assert checks.whole(Source(lambda: io.BytesIO(DATA), len(DATA)), {algorithm: text}).checks[1] == "checksum"
-    assert checks.whole(Source(lambda: io.BytesIO(DATA), len(DATA)), {algorithm: text}).ok
-    [problem] = checks.whole(Source(lambda: io.BytesIO(DATA[1:]), len(DATA) - 1), {algorithm: text}).problems
+    assert checks.whole(MemoryContent(DATA, "a"), {algorithm: text}).checks[1] == "checksum"
+    assert checks.whole(MemoryContent(DATA, "a"), {algorithm: text}).ok
+    [problem] = checks.whole(MemoryContent(DATA[1:], "a"), {algorithm: text}).problems
     assert DIGESTS[algorithm].hex() in problem.reason
     assert problem.check == "checksum"
 
@@ -202,11 +204,23 @@ def test_digests_can_be_required():
 # Processes of their own
 
 
+def test_a_storage_that_does_not_answer_is_no_problem_of_the_file():
+    """It is raised, so that the job is repeated: here, and where lines are read by several processes."""
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        url = f"http://127.0.0.1:{gone.getsockname()[1]}/rows.jsonl"
+    content = StoredObject("s3://bucket/rows.jsonl", Address(url, 5, waits=()))
+    with pytest.raises(Unreachable):
+        Checks(settings.read({})).whole(content, {})
+    lines = child.Range(source=content, start=0, stop=5, max_line=10, max_problems=1)
+    with pytest.raises(Unreachable):
+        list(child.run(child.check_range, lines, memory=2**27, watch=Watch(), tell=lambda _: None))
+
+
 def test_a_task_that_crashes_or_hangs_is_a_problem(tmp_path):
     """A process that is killed, that needs too much memory or too much time ends the check and nothing else."""
     path = tmp_path / "a.json"
     path.write_bytes(b"[" + b"[]," * 20_000_000 + b"[]]")
-    document = child.Document(path=str(path))
+    document = child.Document(source=StoredFile.at(path))
 
     def checked(task=document, memory=2**31, seconds=60):
         return list(child.run(child.check_document, task, memory=memory, watch=Watch(seconds=seconds), tell=int))
@@ -218,7 +232,7 @@ def test_a_task_that_crashes_or_hangs_is_a_problem(tmp_path):
     with pytest.raises(TimeUp):
         checked(seconds=0.05)
     with pytest.raises(ProcessFailed, match=r"failed with FileNotFoundError \(child\.py, line \d+\)"):
-        checked(child.Document(path="/missing"))
+        checked(child.Document(source=StoredFile(Path("/missing"), 1)))
 
 
 # The command

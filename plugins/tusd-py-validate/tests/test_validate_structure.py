@@ -25,15 +25,16 @@ from safetensors.numpy import save as save_safetensors
 from tusd_py_validate import formats, gguf
 from tusd_py_validate.checks import Checks
 from tusd_py_validate.settings import Settings, read
-from tusd_py_validate.source import Source
 from tusd_py_validate.thrift import Broken
+
+from tusd_py.stores.memory import MemoryContent
 
 ARRAY = numpy.arange(12, dtype="float32").reshape(3, 4)
 
 
 def checked(data, name, **settings):
     """The problems of some bytes under a name, as texts."""
-    source = Source(lambda: io.BytesIO(data), len(data))
+    source = MemoryContent(data, "a")
     return [str(each) for each in Checks(read(settings)).whole(source, {"filename": name}).problems]
 
 
@@ -377,5 +378,5 @@ def test_zlib_streams_are_read_in_small_pieces():
 @given(st.sampled_from(["a.jsonl", "a.csv", "a.txt", "a.bin", ""]), st.binary(max_size=400))
 def test_no_bytes_break_a_whole_check(name, data):
     """Any bytes under any name pass or fail, and nothing else."""
-    report = Checks(Settings()).whole(Source(lambda: io.BytesIO(data), len(data)), {"filename": name})
+    report = Checks(Settings()).whole(MemoryContent(data, "a"), {"filename": name})
     assert report.ok is not bool(report.problems)

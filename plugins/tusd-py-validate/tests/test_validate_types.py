@@ -26,7 +26,8 @@ from tusd_py_validate.checks import Checks
 from tusd_py_validate.detect import HEAD, TAIL, detect
 from tusd_py_validate.filetypes import TYPES, declared
 from tusd_py_validate.settings import Settings, read
-from tusd_py_validate.source import of_path
+
+from tusd_py.content import StoredFile
 
 TABLE = pyarrow.table({"id": [1, 2, 3], "text": ["a", "b", "c"]})
 ARRAY = numpy.arange(12, dtype="float32").reshape(3, 4)
@@ -141,7 +142,7 @@ def test_real_files_pass_all_checks(tmp_path, name):
     """Nothing is wrong with what real libraries write, under its own name."""
     path = tmp_path / f"copy-{name}"
     path.write_bytes(REAL[name][1](tmp_path))
-    report = Checks(Settings()).whole(of_path(path), {"filename": name})
+    report = Checks(Settings()).whole(StoredFile.at(path), {"filename": name})
     assert not report.problems, report.problems
     assert report.type == REAL[name][0]
 
@@ -153,7 +154,7 @@ def test_programs_and_pickles_are_not_taken(tmp_path, name):
     path.write_bytes(REFUSED[name][1](tmp_path))
     checks, head = Checks(Settings()), path.read_bytes()[:HEAD]
     [by_head] = checks.inspect(head, path.stat().st_size, {"filename": name})
-    [at_end] = checks.whole(of_path(path), {}).problems
+    [at_end] = checks.whole(StoredFile.at(path), {}).problems
     assert by_head.check == at_end.check == "type"
     assert by_head.reason == at_end.reason == f"{TYPES[REFUSED[name][0]].title} is not taken"
 
@@ -164,7 +165,7 @@ def test_an_operator_can_take_pickles(tmp_path, name, is_taken):
     path = tmp_path / name
     path.write_bytes(REFUSED[name][1](tmp_path))
     checks = Checks(read({"deny": ["executable"]}))
-    assert checks.whole(of_path(path), {"filename": name}).ok is is_taken
+    assert checks.whole(StoredFile.at(path), {"filename": name}).ok is is_taken
 
 
 def test_only_what_is_allowed_is_taken():

@@ -23,7 +23,7 @@ from tusd_py_validate.policy import Policy
 from tusd_py_validate.problems import Problem, Problems, Progress, Stop, TimeUp, Watch, printable
 from tusd_py_validate.schemas import Schema, SchemaError, Schemas
 from tusd_py_validate.settings import Settings
-from tusd_py_validate.source import Source, blocks, of_content
+from tusd_py_validate.source import Source, blocks
 from tusd_py_validate.thrift import Broken
 from tusd_py_validate.unpack import Unfit, Unpacked, can_unpack
 
@@ -86,7 +86,12 @@ class Checks:
         return self.policy.judge(found, metadata, source.size)
 
     def whole(self, source: Source, metadata: Mapping[str, str], watch: Watch | None = None) -> Report:
-        """Check all of a file; `watch` hears how far it is and limits the time."""
+        """Check all of a file; `watch` hears how far it is and limits the time.
+
+        Raises:
+            OSError: it cannot be read now.
+            StorageFull: there is no room for the copy that DuckDB needs.
+        """
         watch = watch or Watch(seconds=self.settings.max_seconds)
         problems, name, done = Problems(self.settings.max_problems), "unknown", ["type"]
         try:
@@ -114,14 +119,14 @@ class Checks:
         """Return what is wrong with an upload before its client hears that it is complete."""
         if content.size <= self.settings.finish_size:
             return self.of_content(content, metadata)
-        return self.quick(of_content(content), metadata)
+        return self.quick(content, metadata)
 
     def of_content(
         self, content: Content, metadata: Mapping[str, str], progress: Progress | None = None
     ) -> Sequence[Problem]:
         """Return what is wrong with all of an upload."""
         watch = Watch(progress, self.settings.max_seconds)
-        return self.whole(of_content(content), metadata, watch).problems
+        return self.whole(content, metadata, watch).problems
 
     def schema_for(self, metadata: Mapping[str, str]) -> Schema | None:
         """Return the schema that an upload has to fit; raises `SchemaError` if it cannot be used."""
@@ -212,7 +217,7 @@ class _Run:
 
     def _jsonl(self, file: BinaryIO) -> None:
         source, count = self._source, self._settings.processes or os.cpu_count() or 1
-        if source.path is None or source.size < MANY or count == 1:
+        if source.size < MANY or count == 1:
             part = lines.check_range(
                 file, 0, source.size, schema=self._schema, **self._limits, read=self._tell("structure")
             )
@@ -220,7 +225,7 @@ class _Run:
             return
         edges = [source.size * number // count for number in range(count + 1)]
         tasks = [
-            child.Range(path=str(source.path), start=start, stop=stop, **self._limits, **self._reference())
+            child.Range(source=source, start=start, stop=stop, **self._limits, **self._reference())
             for start, stop in itertools.pairwise(edges)
         ]
         parts = self._in_processes(child.check_range, *tasks, step="structure", count=count)
@@ -231,10 +236,9 @@ class _Run:
             reason = f"a JSON document may have {int(self._settings.max_json)} bytes; use JSON Lines for more"
             self._problems.add(Problem(check="limit", reason=reason))
         else:
-            with self._source.on_disk() as path:
-                task = child.Document(path=str(path), **self._reference())
-                [found] = self._in_processes(child.check_document, task, step="schema")
-                self._problems.extend(found)
+            task = child.Document(source=self._source, **self._reference())
+            [found] = self._in_processes(child.check_document, task, step="schema")
+            self._problems.extend(found)
 
     def _csv(self, pieces: Iterable[bytes], head: bytes, *, is_tsv: bool, size: int) -> list[str]:
         return rows.check(

@@ -15,6 +15,7 @@ from tusd_py import processes
 from tusd_py.processes import Progress
 from tusd_py_validate import lines, schemas, tables
 from tusd_py_validate.problems import Problem, TimeUp, Watch
+from tusd_py_validate.source import Source
 
 DUCKDB = 640 * 2**20
 """What DuckDB and its threads set aside besides what a task needs; most of it is never touched."""
@@ -25,7 +26,7 @@ Found = TypeVar("Found")
 class Range(msgspec.Struct):
     """Lines of a file to be checked."""
 
-    path: str
+    source: Source
     start: int
     stop: int
     max_line: int
@@ -38,7 +39,7 @@ class Range(msgspec.Struct):
 class Document(msgspec.Struct):
     """A JSON document to be checked."""
 
-    path: str
+    source: Source
     folder: str | None = None
     schema: str | None = None
     show_values: bool = False
@@ -47,7 +48,7 @@ class Document(msgspec.Struct):
 def check_range(task: Range, tell: Progress) -> lines.Part:
     """Check some lines."""
     gc.disable()  # what is made has no cycles, and is let go row by row
-    with Path(task.path).open("rb") as file:
+    with task.source.open() as file:
         return lines.check_range(
             file,
             task.start,
@@ -62,7 +63,8 @@ def check_range(task: Range, tell: Progress) -> lines.Part:
 def check_document(task: Document, tell: Progress) -> list[Problem]:
     """Check a JSON document."""
     gc.disable()
-    data = Path(task.path).read_bytes()
+    with task.source.open() as file:
+        data = file.read()
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as error:

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from tusd_py.config import ConfigError
+from tusd_py.content import StoredFile
 
 
 @click.group()
@@ -38,7 +39,6 @@ def check(files: tuple[Path, ...], config: Path | None, schema: Path | None, as_
     """Check FILES; exit with 1 if something is wrong with one."""
     from tusd_py_validate.checks import Checks
     from tusd_py_validate.settings import read
-    from tusd_py_validate.source import of_path
 
     table = _settings(config)
     if schema is not None:
@@ -49,7 +49,7 @@ def check(files: tuple[Path, ...], config: Path | None, schema: Path | None, as_
         raise click.ClickException(str(error)) from error
     are_right = True
     for path in files:
-        report = checks.whole(of_path(path), {"filename": path.name})
+        report = checks.whole(StoredFile.at(path), {"filename": path.name})
         are_right = are_right and report.ok
         if as_json:
             problems = [str(problem) for problem in report.problems]
@@ -89,14 +89,13 @@ def bench(megabytes: int, processes: int) -> None:
     """Measure the check of a JSONL file with a schema, on a file that is made for it."""
     from tusd_py_validate.checks import Checks
     from tusd_py_validate.settings import read
-    from tusd_py_validate.source import of_path
 
     with tempfile.TemporaryDirectory() as folder:
         path, schema = Path(folder) / "chat.jsonl", Path(folder) / "chat.json"
         schema.write_text(json.dumps(SCHEMA))
         _write(path, megabytes * 10**6)
         rules = {"schemas": folder, "rules": [{"match": "*", "schema": "chat.json"}]}
-        checks, source = Checks(read({**rules, "processes": processes})), of_path(path)
+        checks, source = Checks(read({**rules, "processes": processes})), StoredFile.at(path)
         began, used = time.perf_counter(), _processor_time()
         report = checks.whole(source, {"filename": path.name})
         seconds, used = time.perf_counter() - began, _processor_time() - used
