@@ -11,8 +11,6 @@ from tusd_py import Reject, Upload, Verdict, hookimpl, processes
 from tusd_py.hooks.specs import JobProgress
 from tusd_py.models import Content
 
-MOST_BYTES = 16 * 2**20
-
 
 class Parsed(msgspec.Struct):
     """What the process says; anything else is an error."""
@@ -21,10 +19,11 @@ class Parsed(msgspec.Struct):
     elements: int
 
 
-def parse(data: bytes, progress: processes.Progress) -> Parsed:
-    """Parse a document; this runs in the process."""
+def parse(content: Content, progress: processes.Progress) -> Parsed:
+    """Parse a document; this runs in the process, which reads it by itself, also on S3."""
     try:
-        root = ElementTree.fromstring(data)
+        with content.open() as file:
+            root = ElementTree.parse(file).getroot()
     except ElementTree.ParseError as error:
         raise Reject(f"it is no XML: {error}") from None
     return Parsed(root.tag, sum(1 for _ in root.iter()))
@@ -35,12 +34,8 @@ def check(upload: Upload, content: Content, progress: JobProgress) -> Verdict:
     """Parse an XML file within 128 MiB and a minute; other files pass."""
     if not upload.metadata.get("filename", "").endswith(".xml"):
         return Verdict(ok=True)
-    if content.size > MOST_BYTES:
-        raise Reject(f"an XML file may have {MOST_BYTES} bytes")
-    with content.open() as file:
-        data = file.read()
     try:
-        parsed = processes.run(parse, data, memory=128 * 2**20, seconds=60, progress=progress)
+        parsed = processes.run(parse, content, memory=128 * 2**20, seconds=60, progress=progress)
     except processes.ProcessFailed as error:
         return Verdict(ok=False, reasons=[f"it cannot be parsed: {error}"])
     return Verdict(ok=parsed.elements > 1, reasons=[f"{parsed.elements} elements in <{parsed.root}>"])
