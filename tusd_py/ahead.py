@@ -40,8 +40,14 @@ class Ahead(Generic[Answer]):
         self._busy: _Known[Answer] | None = None
         self._is_running = False
 
-    def received(self, upload: Upload, content: Content) -> None:
-        """Take note that `content.size` bytes of an upload are there; this does not wait."""
+    def received(self, upload: Upload, content: Content | None, *, least: int = 0) -> None:
+        """Take note of what `post_receive` tells; this does not wait.
+
+        Nothing is done about less than `least` bytes, about parts of a concatenation, and about what is not in a file
+        of this machine: S3 gives nothing back before an upload is complete.
+        """
+        if upload.is_partial or content is None or content.size < least or not content.url.startswith("file:"):
+            return
         with self._changed:
             known = self._known.pop(_key(upload), None) or _Known()
             known.news = (upload, content)

@@ -71,10 +71,9 @@ def register_commands(cli: click.Group) -> None:
 
 @hookimpl
 def post_receive(upload: Upload, content: Content | None) -> None:
-    """Have what is there scanned while the rest arrives, if it is on a disk and more than one piece."""
-    is_wanted = chosen.ahead and not upload.is_partial and upload.offset > TASK_BYTES + chosen.limits.max_record
-    if is_wanted and content is not None and content.url.startswith("file:"):
-        ahead.received(upload, content)
+    """Have what is there scanned while the rest arrives."""
+    if chosen.ahead:
+        ahead.received(upload, content, least=TASK_BYTES + chosen.limits.max_record)
 
 
 @hookimpl

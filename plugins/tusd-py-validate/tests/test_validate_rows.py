@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from tusd_py_validate import lines, rows
-from tusd_py_validate.checks import MANY, Checks
+from tusd_py_validate.checks import MANY, PIECE, Checks
 from tusd_py_validate.problems import Problem, Problems, Stop, TimeUp, Watch
 from tusd_py_validate.settings import Settings, read
 
@@ -112,7 +112,7 @@ def test_any_division_finds_the_same(content, ends, cuts, max_line):
     whole = lines.check_range(io.BytesIO(data), 0, len(data), **limits)
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     parts = [lines.check_range(io.BytesIO(data), *edge, **limits) for edge in itertools.pairwise(edges)]
-    assert lines.merge(parts, 1000) == whole.problems
+    assert lines.merge(parts, 1000) == whole
 
 
 @given(LINES)
@@ -148,6 +148,27 @@ def test_a_large_file_is_read_by_several_processes(tmp_path):
     assert report.problems[0].offset == len(row) * (count // 3)
     assert report.problems[1].offset == len(row) * (count - 3) + 6 + 1
     assert all(step == "structure" and 0 <= done <= total == path.stat().st_size for step, done, total in told)
+
+
+def test_lines_are_checked_while_others_arrive(tmp_path):
+    """What was found on arrival is part of the report, which is that of a check afterwards, and is not read again."""
+    path, metadata = tmp_path / "rows.jsonl", {"filename": "rows.jsonl"}
+    row = b'{"id": 1, "text": "' + b"a" * 2000 + b'"}\n'
+    count = 2 * PIECE // len(row)
+    with path.open("wb") as file:
+        file.write(row * 10 + b"wrong\n" + row * count + b"{\n")
+    checks, whole = Checks(read({"max_line": "1 MiB"})), StoredFile.at(path)
+    afterwards = checks.whole(whole, metadata)
+    assert [problem.line for problem in afterwards.problems] == [11, count + 12]
+
+    [first] = checks.ahead(StoredFile(path, PIECE + 2**20), metadata, None)
+    assert (first.stop, len(first.part.problems)) == (PIECE, 1)
+    assert list(checks.ahead(StoredFile(path, PIECE + 2**20), metadata, first)) == []
+    with path.open("r+b") as file:
+        file.seek(10 * len(row))
+        file.write(b"12345")
+    assert checks.whole(whole, metadata, begun=first) == afterwards
+    assert list(checks.ahead(whole, {"filename": "rows.txt"}, None)) == []
 
 
 def test_time_is_limited():

@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tusd_py import Reject, Upload, Verdict, hookimpl
+from tusd_py.ahead import Ahead
 from tusd_py.hooks.specs import JobProgress
 from tusd_py.models import Content
 from tusd_py_validate.settings import read
 
 if TYPE_CHECKING:
-    from tusd_py_validate.checks import Checks
+    from tusd_py_validate.checks import Begun, Checks
     from tusd_py_validate.problems import Problem
 
 TOLD = 3
 """So many problems are in the answer to a refused request; a verdict has all."""
 
 checks: Checks
+ahead: Ahead[Begun] = Ahead(lambda upload, content, begun: checks.ahead(content, upload.metadata, begun))
 
 
 @hookimpl
@@ -60,6 +62,13 @@ def inspect_head(upload: Upload, head: bytes) -> None:
 
 
 @hookimpl
+def post_receive(upload: Upload, content: Content | None) -> None:
+    """Have the lines that are there checked while the rest arrives."""
+    if checks.settings.ahead:
+        ahead.received(upload, content, least=checks.least_ahead)
+
+
+@hookimpl
 def pre_finish(upload: Upload, content: Content) -> None:
     """Refuse a type by both its ends, and check a small upload wholly."""
     _refuse(checks.finish(content, upload.metadata))
@@ -68,7 +77,8 @@ def pre_finish(upload: Upload, content: Content) -> None:
 @hookimpl
 def check(upload: Upload, content: Content, progress: JobProgress) -> Verdict:
     """Check all of an upload; the progress is that of the pass over its bytes that is under way."""
-    problems = checks.of_content(content, upload.metadata, lambda step, done, total: progress(done, total))
+    begun = ahead.taken(upload)
+    problems = checks.of_content(content, upload.metadata, lambda step, done, total: progress(done, total), begun)
     return Verdict(ok=not problems, reasons=[str(problem) for problem in problems])
 
 

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from tusd_py import processes
+from tusd_py.ahead import Answers
 from tusd_py.config import ConfigError
 from tusd_py.models import Content
 from tusd_py_validate import archives, checksums, child, filetypes, formats, lines, rows, tables, text
@@ -29,6 +30,8 @@ from tusd_py_validate.unpack import Unfit, Unpacked, can_unpack
 
 MANY = 256 * 2**20
 """A JSONL file of this size is read by several processes."""
+PIECE = 64 * 2**20
+"""So much of a JSONL file is checked at a time while more of it arrives."""
 WITH_SCHEMA = frozenset({"jsonl", "json", "csv", "tsv", "parquet"})
 """What can be compared with a schema."""
 
@@ -45,6 +48,13 @@ class Report(msgspec.Struct, frozen=True):
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return not self.problems
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """What was found in the lines of a JSONL file that begin before a byte."""
+
+    part: lines.Part = lines.Part()
+    stop: int = 0
 
 
 class Checks:
@@ -85,8 +95,52 @@ class Checks:
             return [Problem(check="archive", reason=printable(str(error)))]
         return self.policy.judge(found, metadata, source.size)
 
-    def whole(self, source: Source, metadata: Mapping[str, str], watch: Watch | None = None) -> Report:
-        """Check all of a file; `watch` hears how far it is and limits the time.
+    @property
+    def least_ahead(self) -> int:
+        """Return how much has to be there to begin with: a piece, which is read on to the end of its last line."""
+        return PIECE + int(self.settings.max_line)
+
+    def ahead(self, content: Content, metadata: Mapping[str, str], begun: Begun | None) -> Answers[Begun]:
+        """Check lines of an upload of which this much has arrived, where it was `begun`; yield after each piece.
+
+        Raises:
+            ProcessFailed, SchemaError, TimeUp: they cannot be checked; that of the whole upload will say why.
+        """
+        with content.open() as file:
+            head = file.read(HEAD)
+        if filetypes.read_as(self.policy.named(detect(head, is_whole=False), head).name, metadata) != "jsonl":
+            return
+        begun, schema = begun or Begun(), self.schema_for(metadata)
+        stops = range(begun.stop + PIECE, content.size - int(self.settings.max_line) + 1, PIECE)
+        tasks = [self.range_of(content, stop - PIECE, stop, schema) for stop in stops]
+        watch, memory = Watch(seconds=self.settings.max_seconds), int(self.settings.memory)
+        found = child.run(child.check_range, *tasks, memory=memory, watch=watch, tell=lambda done: None)
+        for stop, part in zip(stops, found, strict=True):
+            begun = Begun(lines.merge([begun.part, part], self.settings.max_problems), stop)
+            yield begun
+            if not part.is_complete:
+                return
+
+    def range_of(self, source: Source, start: int, stop: int, schema: Schema | None) -> child.Range:
+        """Return the task to check the lines that begin in a range."""
+        limits: dict[str, Any] = {"max_line": int(self.settings.max_line), "max_problems": self.settings.max_problems}
+        return child.Range(source=source, start=start, stop=stop, **limits, **self.reference(schema))
+
+    def reference(self, schema: Schema | None) -> dict[str, Any]:
+        """Return what another process needs to load a schema."""
+        if schema is None or self.settings.schemas is None:
+            return {}
+        folder = str(Path(self.settings.schemas).resolve())
+        return {"folder": folder, "schema": schema.name, "show_values": self.settings.show_values}
+
+    def whole(
+        self,
+        source: Source,
+        metadata: Mapping[str, str],
+        watch: Watch | None = None,
+        begun: Begun | None = None,
+    ) -> Report:
+        """Check all of a file, of which what was `begun` is done; `watch` hears how far it is and limits the time.
 
         Raises:
             OSError: it cannot be read now.
@@ -99,7 +153,7 @@ class Checks:
             name = filetypes.read_as(found.name, metadata)
             problems.extend(self.policy.judge(found, metadata, source.size))
             if not problems:  # what is not taken is not read either
-                _Run(self, name, source, head, metadata, problems, watch, done).all()
+                _Run(self, name, source, head, metadata, problems, watch, done, begun or Begun()).all()
         except Stop:
             pass
         except TimeUp as error:
@@ -122,11 +176,15 @@ class Checks:
         return self.quick(content, metadata)
 
     def of_content(
-        self, content: Content, metadata: Mapping[str, str], progress: Progress | None = None
+        self,
+        content: Content,
+        metadata: Mapping[str, str],
+        progress: Progress | None = None,
+        begun: Begun | None = None,
     ) -> Sequence[Problem]:
-        """Return what is wrong with all of an upload."""
+        """Return what is wrong with all of an upload, of which what was `begun` is done."""
         watch = Watch(progress, self.settings.max_seconds)
-        return self.whole(content, metadata, watch).problems
+        return self.whole(content, metadata, watch, begun).problems
 
     def schema_for(self, metadata: Mapping[str, str]) -> Schema | None:
         """Return the schema that an upload has to fit; raises `SchemaError` if it cannot be used."""
@@ -147,10 +205,12 @@ class _Run:
         problems: Problems,
         watch: Watch,
         done: list[str],
+        begun: Begun,
     ) -> None:
-        self._settings, self._policy = checks.settings, checks.policy
+        self._checks, self._settings, self._policy = checks, checks.settings, checks.policy
         self._name, self._source, self._head, self._metadata = name, source, head, metadata
         self._problems, self._watch, self._done = problems, watch, done
+        self._begun = begun
         self._schema = checks.schema_for(metadata)
         self._limits: dict[str, Any] = {
             "max_line": int(self._settings.max_line),
@@ -208,35 +268,25 @@ class _Run:
     def _tell(self, step: str) -> Any:
         return lambda at: self._watch(step, at, self._source.size)
 
-    def _reference(self) -> dict[str, Any]:
-        """Return what another process needs to load the schema."""
-        if self._schema is None or self._settings.schemas is None:
-            return {}
-        folder = str(Path(self._settings.schemas).resolve())
-        return {"folder": folder, "schema": self._schema.name, "show_values": self._settings.show_values}
-
     def _jsonl(self, file: BinaryIO) -> None:
-        source, count = self._source, self._settings.processes or os.cpu_count() or 1
-        if source.size < MANY or count == 1:
-            part = lines.check_range(
-                file, 0, source.size, schema=self._schema, **self._limits, read=self._tell("structure")
-            )
-            self._problems.extend(part.problems)
-            return
-        edges = [source.size * number // count for number in range(count + 1)]
-        tasks = [
-            child.Range(source=source, start=start, stop=stop, **self._limits, **self._reference())
-            for start, stop in itertools.pairwise(edges)
-        ]
-        parts = self._in_processes(child.check_range, *tasks, step="structure", count=count)
-        self._problems.extend(lines.merge(parts, self._settings.max_problems))
+        source, start = self._source, self._begun.stop
+        left, count = source.size - start, self._settings.processes or os.cpu_count() or 1
+        if left < MANY or count == 1:
+            read = self._tell("structure")
+            found = iter([lines.check_range(file, start, source.size, schema=self._schema, **self._limits, read=read)])
+        else:
+            edges = [start + left * number // count for number in range(count + 1)]
+            tasks = [self._checks.range_of(source, *span, self._schema) for span in itertools.pairwise(edges)]
+            found = self._in_processes(child.check_range, *tasks, step="structure", count=count)
+        part = lines.merge(chain([self._begun.part], found), self._settings.max_problems)
+        self._problems.extend(part.problems)
 
     def _json(self) -> None:
         if self._source.size > self._settings.max_json:
             reason = f"a JSON document may have {int(self._settings.max_json)} bytes; use JSON Lines for more"
             self._problems.add(Problem(check="limit", reason=reason))
         else:
-            task = child.Document(source=self._source, **self._reference())
+            task = child.Document(source=self._source, **self._checks.reference(self._schema))
             [found] = self._in_processes(child.check_document, task, step="schema")
             self._problems.extend(found)
 
@@ -262,7 +312,7 @@ class _Run:
                 max_row=max_row,
                 max_problems=self._settings.max_problems,
                 memory=int(self._settings.memory),
-                **self._reference(),
+                **self._checks.reference(self._schema),
             )
             [found] = self._in_processes(child.check_table, task, step="schema")
         if header is not None and found:

@@ -21,10 +21,10 @@ BLOCK = 2**18
 _BOM = b"\xef\xbb\xbf"
 
 
-class Part(msgspec.Struct):
+class Part(msgspec.Struct, frozen=True):
     """What was found in a range of a file; lines are counted from the range's start."""
 
-    problems: list[Problem] = []
+    problems: tuple[Problem, ...] = ()
     lines: int = 0
     is_complete: bool = True
     """Whether it was read to its end."""
@@ -111,10 +111,10 @@ def check_blocks(
     except _TooLong as error:
         reason = f"the line has more than {max_line} bytes"
         too_long = Problem(check="limit", reason=reason, line=count + 1, offset=error.offset)
-        return Part([*problems, too_long], count, is_complete=False)
+        return Part((*problems, too_long), count, is_complete=False)
     except Stop:
-        return Part(list(problems), count, is_complete=False)
-    return Part(list(problems), count)
+        return Part(tuple(problems), count, is_complete=False)
+    return Part(tuple(problems), count)
 
 
 def _all_fit(fits: Callable[[Any], bool], lines: list[bytes]) -> bool:
@@ -193,14 +193,15 @@ def byte_of(error: orjson.JSONDecodeError) -> int:
     return len(error.doc[: error.pos].encode("utf-8", "surrogatepass"))
 
 
-def merge(parts: Iterable[Part], max_problems: int) -> list[Problem]:
-    """Return the problems of ranges, in order and with the lines counted from the file's start."""
+def merge(parts: Iterable[Part], max_problems: int) -> Part:
+    """Return what was found in ranges that follow each other, with the lines counted from the start of the first."""
     problems: list[Problem] = []
-    before = 0
+    before, is_complete = 0, True
     for part in parts:
         for problem in part.problems:
             problems.append(msgspec.structs.replace(problem, line=(problem.line or 0) + before))
         before += part.lines
-        if not part.is_complete:
+        is_complete = part.is_complete
+        if not is_complete:
             break  # how many lines there are before the next range is not known
-    return problems[:max_problems]
+    return Part(tuple(problems[:max_problems]), before, is_complete)

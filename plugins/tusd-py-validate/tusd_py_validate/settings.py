@@ -60,6 +60,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a process that reads JSON documents or tables may use."""
     processes: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Processes for one large JSONL file; 0 takes one for each core."""
+    ahead: bool = True
+    """Whether JSONL on disk is checked while its bytes arrive; for nothing if the jobs are run by workers."""
     csv_formulas: Literal["refuse", "allow"] = "refuse"
     """Whether cells may be formulas for a spreadsheet."""
     schemas: str | None = None
