@@ -13,10 +13,11 @@ import s3_bulk
 import s3_chunked
 import s3_concat
 import s3_many
+import verdict
 
 from tusd_py.testing.s3 import SeaweedServer
 
-ON_FILES = ("bulk", "many")
+ON_FILES = ("bulk", "many", "verdict")
 ON_S3 = ("s3-bulk", "s3-chunked", "s3-concat", "s3-many")
 
 
@@ -32,6 +33,8 @@ def main() -> None:
     parser.add_argument("--chunk-kib", type=int, default=512, help="s3-many: size of a chunk")
     parser.add_argument("--pause", type=float, default=10.0, help="many: seconds between the chunks of one upload")
     parser.add_argument("--workers", type=int, default=1, help="many: server processes")
+    parser.add_argument("--rate", type=float, default=50.0, help="verdict: megabytes per second that arrive")
+    parser.add_argument("--megabytes", type=int, default=1000, help="verdict: size of the upload")
     arguments = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536, hard))
@@ -42,6 +45,8 @@ def main() -> None:
             bulk.run(root, arguments.size_mib or 2048, arguments.rounds or 5)
         if "many" in asked:
             many.run(root, arguments.uploads, arguments.chunks, arguments.pause, arguments.workers)
+        if "verdict" in asked:
+            verdict.run(root, arguments.megabytes, arguments.rate)
         if set(asked) & set(ON_S3):
             with SeaweedServer(root / "s3") as s3:
                 if "s3-bulk" in asked:
