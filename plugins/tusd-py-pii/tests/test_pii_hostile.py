@@ -130,6 +130,17 @@ def test_broken_parquet_fails(tmp_path):
     assert outcomes == {"parquet", "broken"}
 
 
+def test_a_footer_that_ends_its_reader_ends_no_server(tmp_path):
+    """Statistics that contradict the schema abort pyarrow: the process of the scan dies, and the scan fails."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": [EMAIL, None]}), path)
+    whole = path.read_bytes()
+    assert whole.count(b"\x25\x02\x18\x01a") == 1, "the column is optional"
+    path.write_bytes(whole.replace(b"\x25\x02\x18\x01a", b"\x25\x00\x18\x01a"))
+    with pytest.raises(ScanFailed, match=r"died|ended"):
+        scan_file(FileSource(str(path)), SCAN, run=in_processes(1))
+
+
 def test_a_parquet_column_that_is_too_large_fails(tmp_path):
     """What the footer says of a column's size is believed before it is read."""
     path = tmp_path / "a.parquet"
