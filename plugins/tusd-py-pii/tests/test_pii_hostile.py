@@ -141,6 +141,14 @@ def test_a_footer_that_ends_its_reader_ends_no_server(tmp_path):
         scan_file(FileSource(str(path)), SCAN, run=in_processes(1))
 
 
+def test_parquet_that_needs_too_much_memory_is_not_called_broken(tmp_path):
+    """A string of 64 MB is right and still more than the process may hold."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": ["y" * 64_000_000]}), path, use_dictionary=False, compression="zstd")
+    with pytest.raises(ScanFailed, match="memory"):
+        scan_file(FileSource(str(path)), limited(memory=150_000_000), run=in_processes(1))
+
+
 def test_a_parquet_column_that_is_too_large_fails(tmp_path):
     """What the footer says of a column's size is believed before it is read."""
     path = tmp_path / "a.parquet"

@@ -30,6 +30,8 @@ def open_parquet(file: BinaryIO) -> Any:
         return pyarrow.parquet.ParquetFile(
             file, buffer_size=1024 * 1024, thrift_string_size_limit=64 * 1024**2, thrift_container_size_limit=1_000_000
         )
+    except MemoryError:  # Arrow's own is an ArrowException as well
+        raise
     except (pyarrow.ArrowException, OSError, ValueError):
         raise ScanFailed("the Parquet file is broken: its footer cannot be read") from None
 
@@ -76,6 +78,8 @@ def parquet_batches(file: BinaryIO, start: int, stop: int, limits: Limits, tally
                     name = column_name(batch.schema.field(0).name)
                     yield from _column_batches(batch.column(0), name, row, tally)
                     row += batch.num_rows
+        except MemoryError:
+            raise
         except (pyarrow.ArrowException, OSError, ValueError):
             raise ScanFailed(f"the Parquet file is broken in row group {group}") from None
         tally.rows += parquet.metadata.row_group(group).num_rows
