@@ -12,7 +12,9 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tusd_py_pii import examined
 from tusd_py_pii.errors import ScanFailed, Unreadable
+from tusd_py_pii.policy import settings_from
 from tusd_py_pii.rules import Rule, built_in
 from tusd_py_pii.scan import FileSource, Scan, run_here, scan_file
 from tusd_py_pii.streams import Limits
@@ -176,6 +178,19 @@ def test_a_worker_that_dies_is_a_failed_scan(tmp_path):
         scan_file(Deadly(str(tmp_path), os.getpid()), SCAN, run=in_processes(1), name="a.txt")
 
 
+@pytest.mark.parametrize(
+    "data",
+    [b"text\n" * 60_000, gzip.compress(b"text\n"), b"PAR1" + b"\0" * 50 + b"PAR1"],
+    ids=["large", "gzip", "parquet"],
+)
+def test_what_can_harm_is_not_read_by_the_server(tmp_path, data):
+    """Only what is small, and stays small, is scanned without a process of its own."""
+    settings = settings_from({"enabled": True})
+    assert examined(Deadly(str(tmp_path), os.getpid()), settings, "a").format == "text"
+    with pytest.raises(ScanFailed, match="its process was ended by SIGKILL"):
+        examined(Deadly(str(tmp_path), os.getpid(), data), settings, "a")
+
+
 def test_memory_is_limited(tmp_path):
     """A process that scans cannot take more memory than it may."""
     path = tmp_path / "a.txt"
@@ -190,11 +205,17 @@ class Deadly(msgspec.Struct, frozen=True):
 
     folder: str
     planner: int
+    data: bytes = b"text\n"
+    url: str = "deadly:"
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
 
     def open(self) -> io.BytesIO:
         if os.getpid() != self.planner:
             os.kill(os.getpid(), signal.SIGKILL)
-        return io.BytesIO(b"text\n")
+        return io.BytesIO(self.data)
 
 
 class Vanished(msgspec.Struct, frozen=True):
