@@ -129,7 +129,8 @@ def examined(
     """
     source, elsewhere = source_of(content, content.url)
     with content.open() as file:
-        is_small = content.size <= settings.inline_bytes and file.read(4) != b"PAR1"
+        # Neither Parquet, whose reader may crash, nor gzip, in which little becomes much.
+        is_small = content.size <= settings.inline_bytes and not file.read(4).startswith((b"PAR1", b"\x1f\x8b"))
     here = not elsewhere or (is_small and not settings.has_foreign_rules())
     return settings.examined(source, name, run_here if here else settings.run(), progress, begun)
 
