@@ -294,6 +294,18 @@ async def test_uploads_list_shows_what_the_server_has(beside):
     assert (await uploads("list", "--owner", "ann")).stdout.count("\n") == 1
 
 
+async def test_metadata_cannot_play_with_the_terminal(beside):
+    """What would colour, erase or turn around text is escaped, in JSON that means the same."""
+    tus, uploads = beside
+    name = "a\x1b[2J\x9b31m\u202egpj\u2028\U000e0041\x7fé😀"
+    url = await tus.create(5, {"Upload-Metadata": format_upload_metadata({"filename": name})}, b"abc")
+    upload_id = url.rpartition("/")[2]
+    for said in ((await uploads("show", upload_id)).stdout, (await uploads("list", "--json")).stdout.splitlines()[0]):
+        assert all(letter.isprintable() for letter in said.replace("\n", ""))
+        assert "é😀" in said
+        assert json.loads(said)["metadata"] == {"filename": name}
+
+
 async def test_uploads_show_prints_everything(beside):
     """One upload is shown as JSON; one that is unknown is an error."""
     tus, uploads = beside

@@ -142,13 +142,15 @@ def warnings(config: Config) -> list[str]:
 
 
 def plugin_table(manager: Any) -> list[tuple[str, list[str]]]:
-    """Return each plugin's name and hooks, in the order in which plugins are called."""
+    """Return each plugin's name and hooks, in the order in which plugins are called, and then those that are off."""
     table: dict[str, list[str]] = {}
+    off: dict[str, list[str]] = {}
     for name, plugin in reversed(manager.list_name_plugin()):
-        callers = manager.get_hookcallers(plugin) if plugin is not None else None
-        if callers:
+        if plugin is None:
+            off[name] = ["off: blocked, or its settings leave it nothing to do"]
+        elif callers := manager.get_hookcallers(plugin):
             table[name] = sorted(caller.name for caller in callers)
-    return list(table.items())
+    return [*table.items(), *off.items()]
 
 
 @cli.command(cls=SettingsCommand)
@@ -177,8 +179,8 @@ def plugins(sources: Sources) -> None:
     }
     for name, hooks in plugin_table(manager):
         plugin = manager.get_plugin(name)
-        origin = distributions.get(id(plugin)) or getattr(plugin, "__file__", None) or "part of tusd-py"
-        click.echo(f"{name:20}{origin:32}{', '.join(hooks)}")
+        origin = distributions.get(id(plugin)) or getattr(plugin, "__file__", None) or (plugin and "part of tusd-py")
+        click.echo(f"{name:20}{origin or '':32}{', '.join(hooks)}")
     for route in plugin_routes(manager):
         click.echo(f"{route.plugin:20}{'':32}{route.method} {route.path}")
 

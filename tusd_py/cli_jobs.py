@@ -5,10 +5,18 @@ from __future__ import annotations
 import asyncio
 
 import click
-import msgspec
 
 from tusd_py import logs
-from tusd_py.cli_settings import SettingsCommand, decide, operator, reported, run_beside, with_settings
+from tusd_py.cli_settings import (
+    SettingsCommand,
+    as_json,
+    decide,
+    operator,
+    printable,
+    reported,
+    run_beside,
+    with_settings,
+)
 from tusd_py.models import JobStatus
 from tusd_py.settings import Sources
 
@@ -41,21 +49,21 @@ def jobs() -> None:
     help=f"Only jobs that are {', '.join(JobStatus)}.",
 )
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most jobs to list.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "in_json", is_flag=True, help="One JSON object a line.")
 @with_settings()
-def list_jobs(sources: Sources, status: str | None, limit: int, as_json: bool) -> None:
+def list_jobs(sources: Sources, status: str | None, limit: int, in_json: bool) -> None:
     """List jobs, the newest first."""
     wanted = JobStatus(status) if status else None
     found = run_beside(sources, lambda parts: parts.uploads.state.list_jobs(wanted, limit))
-    if as_json:
+    if in_json:
         for job in found:
-            click.echo(msgspec.json.encode(job))
+            click.echo(as_json(job))
         return
     click.echo(f"{'JOB':58}{'STATUS':10}{'ATTEMPTS':>8} {'DONE':>5}  {'WORKER':20}ERROR")
     for job in found:
         done = f"{100 * job.progress // job.total}%" if job.total else ""
         line = f"{job.id:57} {job.status:10}{job.attempts:>8} {done:>5}  {job.worker or '':20}{job.error or ''}"
-        click.echo("".join(letter for letter in line if letter.isprintable()).rstrip())
+        click.echo(printable(line).rstrip())
 
 
 @jobs.command("retry", cls=SettingsCommand)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import json
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -113,6 +114,17 @@ def reported(action: Callable[[], T]) -> T:
         raise click.ClickException(str(error)) from error
     except TusError as error:
         raise click.ClickException(error.message) from error
+
+
+def printable(text: str) -> str:
+    """Return a text without what would move the cursor, colour or turn around what a terminal shows."""
+    return "".join(letter for letter in text if letter.isprintable())
+
+
+def as_json(value: object, *, indent: int = -1) -> str:
+    """Return a value as JSON that is the same in a terminal: what cannot be printed is escaped."""
+    text = msgspec.json.format(msgspec.json.encode(value).decode(), indent=indent)
+    return "".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text)
 
 
 def operator() -> str:

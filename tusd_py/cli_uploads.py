@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-import msgspec
 
-from tusd_py.cli_settings import SettingsCommand, decide, operator, run_beside, with_settings
+from tusd_py.cli_settings import SettingsCommand, as_json, decide, operator, printable, run_beside, with_settings
 from tusd_py.composer import Parts
 from tusd_py.errors import TusError
 from tusd_py.models import Status, Upload
@@ -32,9 +31,9 @@ def uploads() -> None:
 )
 @click.option("--owner", help="Only uploads of this owner.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most uploads to list.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "in_json", is_flag=True, help="One JSON object a line.")
 @with_settings()
-def list_uploads(sources: Sources, status: str | None, owner: str | None, limit: int, as_json: bool) -> None:
+def list_uploads(sources: Sources, status: str | None, owner: str | None, limit: int, in_json: bool) -> None:
     """List uploads, the newest first."""
 
     async def look(parts: Parts) -> tuple[list[Upload], bool]:
@@ -49,14 +48,14 @@ def list_uploads(sources: Sources, status: str | None, owner: str | None, limit:
         return found, True
 
     found, more = run_beside(sources, look)
-    if as_json:
+    if in_json:
         for upload in found:
-            click.echo(msgspec.json.encode(upload))
+            click.echo(as_json(upload))
         return
     click.echo(f"{'ID':34}{'STATUS':13}{'STORED':>10} {'OF':>10}  {'CREATED':21}NAME")
     for upload in found:
         length = "?" if upload.length is None else format_size(upload.length)
-        name = "".join(letter for letter in upload.metadata.get("filename", "") if letter.isprintable())
+        name = printable(upload.metadata.get("filename", ""))
         created = upload.created_at.strftime("%Y-%m-%d %H:%M:%SZ")
         click.echo(f"{upload.id:34}{upload.status:13}{format_size(upload.offset):>10} {length:>10}  {created:21}{name}")
     if more:
@@ -73,7 +72,7 @@ def show_upload(sources: Sources, upload_id: str) -> None:
         upload = await parts.uploads.find(upload_id)
         return upload.changed(jobs=tuple(await parts.uploads.state.jobs(upload_id)))
 
-    click.echo(msgspec.json.format(msgspec.json.encode(run_beside(sources, look)), indent=2))
+    click.echo(as_json(run_beside(sources, look), indent=2))
 
 
 def _reason(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -86,8 +87,10 @@ def load_plugins(config: Config) -> pluggy.PluginManager:
     """
     manager = plugin_manager(default_plugins(config), named=config.plugin, blocked=config.block_plugin)
     for name in config.plugins:
-        if not manager.has_plugin(name):
-            raise ConfigError(f"there are settings [plugins.{name}], but no plugin of this name is loaded")
+        if not manager.has_plugin(name) and not manager.is_blocked(name):
+            meant = difflib.get_close_matches(name, [name for name, _ in manager.list_name_plugin()], 1)
+            hint = f"; did you mean [plugins.{meant[0]}]?" if meant else "; `tusd-py plugins` lists them"
+            raise ConfigError(f"there are settings [plugins.{name}], but no plugin of this name is loaded{hint}")
     call_register(manager, "register_settings", lambda plugin: {"settings": config.plugins.get(plugin, {})})
     return manager
 

@@ -95,8 +95,9 @@ def verdict_of(jobs: Sequence[Job]) -> Verdict | None:
     ok, reasons = True, list[str]()
     for job in checks:
         if job.status is JobStatus.DONE:
-            ok = ok and job.result["ok"] is True
-            reasons += job.result["reasons"]
+            passed = job.result["ok"] is True
+            ok = ok and passed
+            reasons += job.result["reasons"] or ([] if passed else [f"check {job.plugin} gives no reason"])
         else:
             # Never accepted unseen.
             ok = False
@@ -108,7 +109,7 @@ def reason_of(verdict: Verdict) -> str | None:
     """Return what an upload's record says of a verdict against it."""
     if verdict.ok:
         return None
-    return "; ".join(verdict.reasons)[:MAX_REASON] or "a check failed"
+    return "; ".join(verdict.reasons)[:MAX_REASON]
 
 
 def facts_of(jobs: Sequence[Job]) -> Mapping[str, Any]:

@@ -40,7 +40,8 @@ async def test_an_installed_plugin_is_found_and_can_be_blocked(installed_plugin,
     assert await refusal(*uploads, environment=environment) == "ERR_UPLOAD_REJECTED: refused by an installed plugin"
     listed = tusd_py("plugins", environment=environment)
     assert "installed_one       installed_one 1.0               pre_create" in listed
-    assert "installed_one" not in tusd_py("plugins", "--block-plugin", "installed_one", environment=environment)
+    blocked = tusd_py("plugins", "--block-plugin", "installed_one", environment=environment)
+    assert f"{'installed_one':52}off: blocked" in blocked
 
 
 async def test_a_plugin_is_loaded_from_a_path(tmp_path):
@@ -121,12 +122,16 @@ def load(tmp_path):
         ),
         ("@hookimpl(wrapper=True)\ndef pre_create(upload): yield", "pre_create is a wrapper"),
         ("@hookimpl\nasync def register_settings(settings): ...", "register_settings must be a plain function"),
+        ("@hookimpl\ndef check(content): yield", "plugin 'mine': check has a `yield`; hooks return their answer"),
+        ("@hookimpl\nasync def check(content): yield", "check has a `yield`"),
         ("def pre_create(upload): ...", "plugin 'mine' implements no hook; mark its functions with @hookimpl"),
         ("def pre_create(upload) ...", "mine.py' cannot be imported: SyntaxError"),
-        ("raise RuntimeError('not today')", "mine.py' cannot be imported: RuntimeError: not today"),
+        ("raise RuntimeError('not today')", r"cannot be imported: RuntimeError: not today \(.*/mine.py, line 2\)"),
+        ("import sys\nsys.exit('bye')", r"mine.py' cannot be imported: SystemExit: bye \(.*/mine.py, line 3\)"),
+        ("import json\njson.loads('')", r"JSONDecodeError: .* \(.*/mine.py, line 3\)"),
         (
             "@hookimpl\ndef register_settings(settings): settings['colour']",
-            "plugin 'mine' failed in register_settings: KeyError",
+            r"plugin 'mine' failed in register_settings: KeyError: 'colour' \(.*/mine.py, line 3\)",
         ),
     ],
 )
@@ -138,8 +143,14 @@ def test_what_is_wrong_with_a_plugin_is_said(load, source, said):
 
 def test_settings_of_no_plugin_are_an_error(load):
     """A table of settings for a plugin that is not loaded is a mistake in its name."""
-    with pytest.raises(ConfigError, match=r"\[plugins.mien\], but no plugin of this name"):
+    with pytest.raises(ConfigError, match=r"\[plugins.mien\], .* did you mean \[plugins.mine\]\?"):
         load("@hookimpl\ndef pre_create(upload): ...", plugins={"mien": {}})
+
+
+def test_a_blocked_plugin_may_have_settings(load):
+    """Blocking a plugin does not need its settings to be taken out."""
+    manager = load("@hookimpl\ndef pre_create(upload): ...", plugins={"echo": {}}, block_plugin=["echo"])
+    assert manager.get_plugin("echo") is None
 
 
 def test_two_plugins_of_one_name_are_an_error(tmp_path):

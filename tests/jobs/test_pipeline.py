@@ -101,7 +101,7 @@ async def test_what_cannot_be_checked_is_not_accepted(shared_house):
     shown = await house.ended(url)
     assert (shown["status"], shown["reason"]) == (
         "quarantined",
-        "check first failed: plugin 'first' failed in check; second looked at it",
+        "check first failed: plugin 'first' failed in check: RuntimeError; second looked at it",
     )
     assert (shown["jobs"][0]["status"], shown["jobs"][0]["attempts"]) == ("failed", 3)
     assert len(house.log(url, event="begin", plugin="first")) == 3

@@ -41,9 +41,14 @@ def test_no_check_is_no_verdict():
 
 def test_reasons_say_which_check_could_not_look():
     """The reasons of verdicts are the plugin's own; those of failures name the plugin."""
-    verdict = verdict_of(checks(PASSED, BROKEN, CANCELLED))
+    verdict = verdict_of(checks(PASSED, BROKEN, CANCELLED, {**REFUSED, "result": {"ok": False, "reasons": []}}))
     assert verdict is not None
-    assert verdict.reasons == ["fine", "check p1 failed: it broke", "check p2 cancelled: by me"]
+    assert verdict.reasons == [
+        "fine",
+        "check p1 failed: it broke",
+        "check p2 cancelled: by me",
+        "check p3 gives no reason",
+    ]
 
 
 @pytest.mark.parametrize("status", Status)

@@ -18,7 +18,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pluggy
@@ -35,6 +35,8 @@ MAX_RESULT = 256 * 1024
 """Largest answer of a stage, as JSON: it is kept with the upload's record."""
 THREADS = 16
 """So many plain functions of one plugin run at a time; further calls wait, within their time-out."""
+
+T = TypeVar("T")
 
 _log = structlog.get_logger("tusd_py.hooks")
 _Event = tuple[pluggy.HookImpl, str, Mapping[str, Any]]
@@ -99,17 +101,16 @@ class Hooks:
         for impl in self._impls["authenticate"]:
             identity = await self._call("authenticate", impl, {"request": request})
             if identity is not None:
-                if not isinstance(identity, Identity):
-                    raise self._wrong_type("authenticate", impl.plugin_name, identity)
-                return identity
+                known = self._expect("authenticate", impl.plugin_name, identity, Identity)
+                self._expect("authenticate", impl.plugin_name, known.name, str)
+                return known
         if any(plugin not in self._own for plugin in self.plugins_of("authenticate")):
             raise Unauthenticated(headers={"WWW-Authenticate": 'Bearer realm="uploads"'})
         return None
 
     async def authorize(self, request: Request, action: Action, upload: Upload | None) -> None:
         """Ask every plugin whether the request may do this; any may refuse."""
-        for impl in self._impls["authorize"]:
-            await self._call("authorize", impl, {"request": request, "action": action, "upload": upload})
+        await self._ask("authorize", {"request": request, "action": action, "upload": upload})
 
     async def pre_create(self, request: Request, upload: Upload) -> Changes:
         """Ask every plugin to refuse or change a new upload; who is asked later sees the changes so far."""
@@ -118,8 +119,7 @@ class Hooks:
             changes = await self._call("pre_create", impl, {"request": request, "upload": upload})
             if changes is None:
                 continue
-            if not isinstance(changes, Changes) or not _is_valid(changes):
-                raise self._wrong_type("pre_create", impl.plugin_name, changes)
+            self._expect("pre_create", impl.plugin_name, changes, Changes)
             total = Changes(
                 metadata=total.metadata if changes.metadata is None else changes.metadata,
                 id=changes.id or total.id,
@@ -130,25 +130,20 @@ class Hooks:
 
     async def inspect_head(self, upload: Upload, head: bytes) -> None:
         """Ask every plugin whether the first bytes are welcome."""
-        for impl in self._impls["inspect_head"]:
-            await self._call("inspect_head", impl, {"upload": upload, "head": head})
+        await self._ask("inspect_head", {"upload": upload, "head": head})
 
     async def pre_finish(self, upload: Upload, content: Content) -> None:
         """Ask every plugin whether a complete upload is welcome."""
-        for impl in self._impls["pre_finish"]:
-            await self._call("pre_finish", impl, {"upload": upload, "content": content})
+        await self._ask("pre_finish", {"upload": upload, "content": content})
 
     async def pre_terminate(self, request: Request, upload: Upload) -> None:
         """Ask every plugin whether the upload may be removed."""
-        for impl in self._impls["pre_terminate"]:
-            await self._call("pre_terminate", impl, {"request": request, "upload": upload})
+        await self._ask("pre_terminate", {"request": request, "upload": upload})
 
     async def page(self, plugin: str, handler: Callable[[Request], Any], request: Request) -> Response:
         """Have a page that a plugin added answer the request."""
         response = await self._run("page", plugin, functools.partial(handler, request))
-        if not isinstance(response, Response):
-            raise self._wrong_type("page", plugin, response)
-        return response
+        return self._expect("page", plugin, response, Response)
 
     async def run_stage(self, job: Job, timeout: float, arguments: Mapping[str, Any]) -> Any:
         """Have a plugin do its job, and return its answer as JSON has it.
@@ -169,13 +164,9 @@ class Hooks:
                 raise
             answer = Verdict(ok=False, reasons=[refusal.message])
         kind: type[Any] = {"check": Verdict, "describe": Mapping, "deliver": type(None)}[hook]
-        if not isinstance(answer, kind):
-            raise self._wrong_type(hook, plugin, answer)
         try:
-            if hook == "check":
-                answer = msgspec.convert(msgspec.to_builtins(answer), Verdict)
-            result = msgspec.json.encode(answer)
-        except (msgspec.ValidationError, TypeError, ValueError, RecursionError) as error:
+            result = msgspec.json.encode(self._expect(hook, plugin, answer, kind))
+        except (TypeError, ValueError, RecursionError) as error:
             raise HookFailed(f"plugin {plugin!r} returned from {hook} what cannot be JSON: {error}") from error
         if len(result) > MAX_RESULT:
             raise Reject(f"plugin {plugin!r} returned {len(result)} bytes from {hook}; {MAX_RESULT} are allowed")
@@ -209,6 +200,11 @@ class Hooks:
         """Tell one figure."""
         if self._impls["post_measure"]:
             self._observe("post_measure", {"measure": Measure(name, value, labels)})
+
+    async def _ask(self, hook: str, arguments: Mapping[str, Any]) -> None:
+        """Let every plugin refuse; one that returns anything thinks that this refuses, which it must not seem to."""
+        for impl in self._impls[hook]:
+            self._expect(hook, impl.plugin_name, await self._call(hook, impl, arguments), type(None))
 
     def _observe(self, hook: str, arguments: Mapping[str, Any]) -> None:
         for impl in self._impls[hook]:
@@ -266,7 +262,7 @@ class Hooks:
                 raise HookTimeout(f"plugin {plugin!r} did not answer in time") from error
             outcome = "error"
             _log.exception("plugin failed", plugin=plugin, hook=hook)
-            raise HookFailed(f"plugin {plugin!r} failed in {hook}") from error
+            raise HookFailed(f"plugin {plugin!r} failed in {hook}: {type(error).__name__}") from error
         finally:
             if hook != "post_measure":
                 seconds = time.perf_counter() - started
@@ -284,18 +280,19 @@ class Hooks:
             self._threads[plugin] = _PluginThreads(plugin)
         return self._threads[plugin]
 
-    def _wrong_type(self, hook: str, plugin: str, result: object) -> HookFailed:
-        _log.error("plugin returned a wrong type", plugin=plugin, hook=hook, got=type(result).__name__)
-        return HookFailed(f"plugin {plugin!r} returned a wrong type from {hook}")
-
-
-def _is_valid(changes: Changes) -> bool:
-    """Whether the fields have their types; msgspec does not look at what Python code puts into them."""
-    try:
-        msgspec.convert(msgspec.to_builtins(changes), Changes)
-    except (msgspec.ValidationError, TypeError):
-        return False
-    return True
+    def _expect(self, hook: str, plugin: str, answer: Any, kind: type[T]) -> T:
+        """Return what a plugin answered if it is of this kind, and its fields of their types."""
+        got, wanted = ("None" if one is type(None) else one.__name__ for one in (type(answer), kind))
+        said = f"returned {got} from {hook} instead of {wanted}"
+        if isinstance(answer, kind):
+            if not isinstance(answer, Changes | Verdict):
+                return answer
+            try:  # msgspec does not look at what Python code puts into its fields
+                return msgspec.convert(msgspec.to_builtins(answer), kind)
+            except (msgspec.ValidationError, TypeError, RecursionError) as error:
+                said = f"returned a wrong {got} from {hook}: {error}"
+        _log.error("plugin returned a wrong type", plugin=plugin, hook=hook, got=got)
+        raise HookFailed(f"plugin {plugin!r} {said}")
 
 
 class _PluginThreads:

@@ -12,8 +12,10 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,9 @@ import pluggy
 
 from tusd_py.config import ConfigError
 from tusd_py.hooks import specs
+
+NOT_THE_PLUGINS = ("<frozen", __file__, *(os.path.dirname(str(module.__file__)) for module in (importlib, pluggy)))
+"""How the names of files begin through which a plugin is loaded."""
 
 
 class PluginError(Exception):
@@ -80,18 +85,18 @@ def load(text: str) -> tuple[str, object]:
     if not text.endswith(".py") and "/" not in text:
         try:
             return text, importlib.import_module(text)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(f"plugin {text!r} cannot be imported: {_named(error)}") from error
     path = Path(text).absolute()
     name = path.stem
     spec = importlib.util.spec_from_file_location(f"tusd_py_plugin_{name}", path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise PluginError(f"plugin {text!r} is not a Python file that can be read")
+        raise PluginError(f"plugin {text!r}: there is no Python file {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"plugin {text!r} cannot be imported: {_named(error)}") from error
     return name, module
 
@@ -105,8 +110,8 @@ def implementations(manager: pluggy.PluginManager, hook: str) -> list[pluggy.Hoo
 def call_register(manager: pluggy.PluginManager, hook: str, arguments: Callable[[str], Mapping[str, Any]]) -> None:
     """Call a `register_` hook of all plugins; `arguments` returns what the plugin of this name gets.
 
-    A plugin that returns False from `register_settings` is left out from then on, and so are the hooks of which it
-    returns the names.
+    A plugin that returns False from `register_settings` is blocked from then on, and left out are the hooks of which
+    it returns the names.
 
     Raises:
         ConfigError: a plugin does not like its settings.
@@ -124,7 +129,7 @@ def call_register(manager: pluggy.PluginManager, hook: str, arguments: Callable[
                 raise ConfigError(f"[plugins.{impl.plugin_name}]: {error}") from error
             raise PluginError(f"plugin {impl.plugin_name!r} failed in {hook}: {_named(error)}") from error
         if hook == "register_settings" and answer is False:
-            manager.unregister(impl.plugin)
+            manager.set_blocked(impl.plugin_name)
         elif hook == "register_settings" and isinstance(answer, Set):
             if unknown := answer - {*hook_names()}:
                 raise PluginError(f"plugin {impl.plugin_name!r}: there is no hook {min(unknown)!r} to leave out")
@@ -162,7 +167,7 @@ def _checked(name: str, register: Callable[[], object]) -> None:
         hook = next((hook for hook in hook_names() if f"hook '{hook}'" in lines[0]), None)
         expected = f"; the hook is {signature(hook)}" if hook else ""
         raise PluginError(f"plugin {name!r}: {lines[-1]}{expected}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"plugin {name!r} cannot be imported: {_named(error)}") from error
 
 
@@ -189,9 +194,19 @@ def _check_kinds(manager: pluggy.PluginManager, name: str) -> None:
                 continue
             if impl.hookwrapper or impl.wrapper:
                 raise PluginError(f"plugin {name!r}: {caller.name} is a wrapper, which async hooks cannot have")
+            if inspect.isgeneratorfunction(impl.function) or inspect.isasyncgenfunction(impl.function):
+                raise PluginError(f"plugin {name!r}: {caller.name} has a `yield`; hooks return their answer")
             if caller.name.startswith("register_") and inspect.iscoroutinefunction(impl.function):
                 raise PluginError(f"plugin {name!r}: {caller.name} must be a plain function, not async")
 
 
-def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def _named(error: BaseException) -> str:
+    """Return what went wrong, and the last line of the plugin's own folder that led there."""
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(NOT_THE_PLUGINS)
+    ]
+    if not frames:
+        return f"{type(error).__name__}: {error}"
+    own = Path(frames[0].filename).parent
+    last = [frame for frame in frames if own in Path(frame.filename).parents][-1]
+    return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"

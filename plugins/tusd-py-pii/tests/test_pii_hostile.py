@@ -12,7 +12,9 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tusd_py_pii import examined
 from tusd_py_pii.errors import ScanFailed, Unreadable
+from tusd_py_pii.policy import settings_from
 from tusd_py_pii.rules import Rule, built_in
 from tusd_py_pii.scan import FileSource, Scan, run_here, scan_file
 from tusd_py_pii.streams import Limits
@@ -130,6 +132,25 @@ def test_broken_parquet_fails(tmp_path):
     assert outcomes == {"parquet", "broken"}
 
 
+def test_a_footer_that_ends_its_reader_ends_no_server(tmp_path):
+    """Statistics that contradict the schema abort pyarrow: the process of the scan dies, and the scan fails."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": [EMAIL, None]}), path)
+    whole = path.read_bytes()
+    assert whole.count(b"\x25\x02\x18\x01a") == 1, "the column is optional"
+    path.write_bytes(whole.replace(b"\x25\x02\x18\x01a", b"\x25\x00\x18\x01a"))
+    with pytest.raises(ScanFailed, match=r"died|ended"):
+        scan_file(FileSource(str(path)), SCAN, run=in_processes(1))
+
+
+def test_parquet_that_needs_too_much_memory_is_not_called_broken(tmp_path):
+    """A string of 64 MB is right and still more than the process may hold."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": ["y" * 64_000_000]}), path, use_dictionary=False, compression="zstd")
+    with pytest.raises(ScanFailed, match="memory"):
+        scan_file(FileSource(str(path)), limited(memory=150_000_000), run=in_processes(1))
+
+
 def test_a_parquet_column_that_is_too_large_fails(tmp_path):
     """What the footer says of a column's size is believed before it is read."""
     path = tmp_path / "a.parquet"
@@ -157,6 +178,19 @@ def test_a_worker_that_dies_is_a_failed_scan(tmp_path):
         scan_file(Deadly(str(tmp_path), os.getpid()), SCAN, run=in_processes(1), name="a.txt")
 
 
+@pytest.mark.parametrize(
+    "data",
+    [b"text\n" * 60_000, gzip.compress(b"text\n"), b"PAR1" + b"\0" * 50 + b"PAR1"],
+    ids=["large", "gzip", "parquet"],
+)
+def test_what_can_harm_is_not_read_by_the_server(tmp_path, data):
+    """Only what is small, and stays small, is scanned without a process of its own."""
+    settings = settings_from({"enabled": True})
+    assert examined(Deadly(str(tmp_path), os.getpid()), settings, "a").format == "text"
+    with pytest.raises(ScanFailed, match="its process was ended by SIGKILL"):
+        examined(Deadly(str(tmp_path), os.getpid(), data), settings, "a")
+
+
 def test_memory_is_limited(tmp_path):
     """A process that scans cannot take more memory than it may."""
     path = tmp_path / "a.txt"
@@ -171,11 +205,17 @@ class Deadly(msgspec.Struct, frozen=True):
 
     folder: str
     planner: int
+    data: bytes = b"text\n"
+    url: str = "deadly:"
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
 
     def open(self) -> io.BytesIO:
         if os.getpid() != self.planner:
             os.kill(os.getpid(), signal.SIGKILL)
-        return io.BytesIO(b"text\n")
+        return io.BytesIO(self.data)
 
 
 class Vanished(msgspec.Struct, frozen=True):

@@ -126,7 +126,8 @@ def examined(
         ScanFailed: they cannot be looked into as a whole.
     """
     with content.open() as file:
-        is_small = content.size <= settings.inline_bytes and file.read(4) != b"PAR1"
+        # Neither Parquet, whose reader may crash, nor gzip, in which little becomes much.
+        is_small = content.size <= settings.inline_bytes and not file.read(4).startswith((b"PAR1", b"\x1f\x8b"))
     here = is_small and not settings.has_foreign_rules()
     return settings.examined(content, name, run_here if here else settings.run(), progress, begun)
 

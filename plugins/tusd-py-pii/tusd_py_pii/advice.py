@@ -99,12 +99,10 @@ def sample(source: Source, name: str, limits: Limits, cells: int, task_bytes: in
         ScanFailed: the file cannot be read.
     """
     with source.open() as file:
-        tasks = plan(file, name, limits, task_bytes)
-        count = min(PIECES, len(tasks))
+        tasks = plan(file, name, limits, max(task_bytes, -(-file.seek(0, 2) // PIECES)))
         taken = 0
-        for number in range(count):
-            task = tasks[number * len(tasks) // count]
-            wanted = cells * (number + 1) // count
+        for number, task in enumerate(tasks, 1):
+            wanted = cells * number // len(tasks)
             for batch in batches(file, task, limits, Tally()):
                 start = 1
                 while taken < wanted and start < len(batch.data):

@@ -30,12 +30,16 @@ def open_parquet(file: BinaryIO) -> Any:
         return pyarrow.parquet.ParquetFile(
             file, buffer_size=1024 * 1024, thrift_string_size_limit=64 * 1024**2, thrift_container_size_limit=1_000_000
         )
+    except MemoryError:  # Arrow's own is an ArrowException as well
+        raise
     except (pyarrow.ArrowException, OSError, ValueError):
         raise ScanFailed("the Parquet file is broken: its footer cannot be read") from None
 
 
-def row_groups(file: BinaryIO, limits: Limits) -> list[int]:
-    """Return the rows of each row group.
+def row_groups(file: BinaryIO, start: int, stop: int, limits: Limits) -> range:
+    """Return as large a share of the row groups as the bytes `[start, stop)` are of the file.
+
+    Where a row group lies does not matter: the footer says it, and may lie. So each is in exactly one share.
 
     Raises:
         ScanFailed: the file is broken, or a column is too large to be looked at.
@@ -43,14 +47,14 @@ def row_groups(file: BinaryIO, limits: Limits) -> list[int]:
     metadata = open_parquet(file).metadata
     if metadata.num_columns > MAX_COLUMNS:
         raise ScanFailed(f"the Parquet file has more than {MAX_COLUMNS} columns")
-    sizes = []
-    for number in range(metadata.num_row_groups):
+    size = file.seek(0, 2)
+    groups = range(metadata.num_row_groups * start // size, metadata.num_row_groups * stop // size)
+    for number in groups:
         group = metadata.row_group(number)
         for column in range(metadata.num_columns):
             if group.column(column).total_uncompressed_size > limits.max_row_group:
                 raise ScanFailed(f"a column of row group {number} has more than {limits.max_row_group} bytes")
-        sizes.append(group.num_rows)
-    return sizes
+    return groups
 
 
 def parquet_batches(file: BinaryIO, start: int, stop: int, limits: Limits, tally: Tally) -> Iterator[Batch]:
@@ -74,6 +78,8 @@ def parquet_batches(file: BinaryIO, start: int, stop: int, limits: Limits, tally
                     name = column_name(batch.schema.field(0).name)
                     yield from _column_batches(batch.column(0), name, row, tally)
                     row += batch.num_rows
+        except MemoryError:
+            raise
         except (pyarrow.ArrowException, OSError, ValueError):
             raise ScanFailed(f"the Parquet file is broken in row group {group}") from None
         tally.rows += parquet.metadata.row_group(group).num_rows

@@ -53,8 +53,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     engine: Literal["auto", "hyperscan", "re"] = "auto"
     workers: int = 2
     """Processes for one file."""
-    inline_bytes: int = 4 * 1024 * 1024
-    """Text up to this size is scanned without a process of its own, as long as there are built-in rules alone."""
+    inline_bytes: int = 256 * 1024
+    """Text up to this size is scanned without a process of its own, as long as there are built-in rules alone: it costs
+    no more than the process would, but no limit of memory holds, and the server's threads wait for one another."""
     ahead: bool = True
     """Whether files on disk are scanned while their bytes arrive; for nothing if the jobs are run by workers."""
     cluster: str = ""

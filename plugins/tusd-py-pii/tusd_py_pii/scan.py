@@ -65,7 +65,7 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """A piece of a file: a range of bytes, or of row groups."""
+    """A piece of a file: a range of bytes, or of Parquet the row groups that are such a share of all."""
 
     format: Format
     start: int
@@ -101,9 +101,8 @@ def plan(file: BinaryIO, name: str, limits: Limits, task_bytes: int = TASK_BYTES
     kind = detect(file, name, limits)
     if kind.name in ("empty", "binary"):
         return [Task(kind, 0, 0)]
-    if kind.name == "parquet":
-        return [Task(kind, group, group + 1) for group in range(len(row_groups(file, limits)))] or [Task(kind, 0, 0)]
-    if not kind.is_splittable:
+    # The footer of Parquet is for those who do the tasks, in processes: one that is made to can end its reader.
+    if not kind.is_splittable and kind.name != "parquet":
         return [Task(kind, 0, size)]
     return [Task(kind, start, min(size, start + task_bytes)) for start in range(0, size, task_bytes)]
 
@@ -124,7 +123,8 @@ def batches(file: BinaryIO, task: Task, limits: Limits, tally: Tally) -> Iterato
     """Yield the cells of a task."""
     kind = task.format
     if kind.name == "parquet":
-        return parquet_batches(file, task.start, task.stop, limits, tally)
+        groups = row_groups(file, task.start, task.stop, limits)
+        return parquet_batches(file, groups.start, groups.stop, limits, tally)
     if kind.name == "json":
         return json_batches(kind.stream(file, limits), limits, tally)
     if kind.name == "csv":
