@@ -22,6 +22,10 @@ _LINES = bytes.maketrans(b"\n\0", b"\0 ")
 _QUOTES_AND_LINES = bytes.maketrans(b'"\n\0\x0b', b"\0\0 \n")
 NEAR = 4096
 """So far from the start of a line, what stands before a place is looked at anew for each place."""
+_ESCAPES = {bytes([byte]): b"\\" + bytes([byte]) for byte in range(256)} | {b"": b"\\", b"n": b"\x0b\x0b", b'"': b"''"}
+"""What a backslash and the byte behind it become: escapes of one character that are common become as many bytes."""
+PIECE = 1024
+"""So many bytes are asked at a time whether they are ASCII."""
 _FIELD = re.compile(rb'"((?:[^"]|"")*)"([^,\n]*)(,|\n|\Z)|([^,\n]*)(,|\n|\Z)')
 
 
@@ -96,8 +100,8 @@ def _json(
         first = block.rfind(b"\n", 0, place) + 1
         last = block.find(b"\n", place)
         last = len(block) if last < 0 else last
-        end = first
-        for match in STRING.finditer(block, first, last):
+        end = _take_strings(cells, block, data, bulk, first, last, offset)
+        for match in STRING.finditer(block, end, last):
             start, stop = match.span()
             _take_gap(cells, block, bulk, end, start, offset)
             end = stop
@@ -112,35 +116,46 @@ def _json(
 
 
 def _without_plain_escapes(data: bytes) -> tuple[bytes, list[int]]:
-    """Replace the two escapes that are common, by as many bytes so that places stay; return the places of the others.
+    """Replace the two escapes that are common, by as many bytes so that places stay; return the places of others, one
+    for each line.
 
     `\\x0b` stands for a line end within a string.
     """
     parts = data.split(b"\\")
     if len(parts) > len(data) // 100:
-        data = data.replace(b"\\n", b"\x0b\x0b").replace(b'\\"', b"''")
-        places = []
-        place = data.find(b"\\")
-        while place >= 0:
-            places.append(place)
-            end = data.find(b"\n", place)
-            place = data.find(b"\\", end) if end >= 0 else -1
-        return data, places
+        plain = data.replace(b"\\n", b"\x0b\x0b").replace(b'\\"', b"''")
+    else:
+        plain = b"".join([parts[0], *[_ESCAPES[part[:1]] + part[1:] for part in parts[1:]]])
     places = []
-    at = len(parts[0])
-    for number in range(1, len(parts)):
-        part = parts[number]
-        size = len(part)
-        head = part[0] if part else 0
-        if head == 110:
-            parts[number] = b"\x0b\x0b" + part[1:]
-        elif head == 34:
-            parts[number] = b"''" + part[1:]
-        else:
-            parts[number] = b"\\" + part
-            places.append(at)
-        at += size + 1
-    return b"".join(parts), places
+    place = plain.find(b"\\")
+    while place >= 0:
+        places.append(place)
+        end = plain.find(b"\n", place)
+        place = plain.find(b"\\", end) if end >= 0 else -1
+    return plain, places
+
+
+def _take_strings(
+    cells: Cells, block: bytes, data: bytes, bulk: bytearray, first: int, last: int, offset: int
+) -> int:
+    """Take out the strings of a line that have escapes, as long as it is plain where strings begin and end; return how
+    far that is.
+    """
+    line = block[first:last]
+    if not line.isascii() or b"\\\\" in line:
+        return first
+    end = first
+    place = block.find(b"\\", first, last)
+    while place >= 0:
+        # In `data` quotes within strings are none any more.
+        start, stop = data.rfind(b'"', end, place), data.find(b'"', place, last)
+        if start < 0 or stop < 0 or data.count(b'"', end, start) % 2:
+            return end
+        cells.add(decode(block[start + 1 : stop]), offset + start + 1, offset + stop, True)
+        end = stop + 1
+        bulk[start:end] = b"\n" * (end - start)
+        place = block.find(b"\\", end, last)
+    return last
 
 
 class _JsonPlaces:
@@ -297,11 +312,17 @@ def _irregular_places(block: bytes, tally: Tally) -> list[int]:
     _check_utf8(block, tally)
     places = []
     search = irregular().search
-    match = search(block)
-    while match is not None:
-        places.append(match.start())
-        end = block.find(b"\n", match.start())
-        match = search(block, end) if end >= 0 else None
+    at = 0
+    for start in range(0, len(block), PIECE):
+        if block[start : start + PIECE].isascii():
+            continue
+        at = max(at, start)
+        # A character may end in the next piece.
+        while (match := search(block, at, start + PIECE + 3)) is not None:
+            places.append(match.start())
+            at = block.find(b"\n", match.start())
+            if at < 0:
+                return places
     return places
 
 
