@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from bisect import bisect_right
 from collections.abc import Callable
@@ -115,6 +116,7 @@ class Cells:
         return Batch(b"\0".join(self._parts), place_at, cell_at)
 
 
+@functools.lru_cache(10_000)
 def column_name(name: str) -> str:
     """Return a name as it may be shown: `*` if it could be a value."""
     return name if _NAME.fullmatch(name) and not _DIGITS.search(name) and "@" not in name else "*"

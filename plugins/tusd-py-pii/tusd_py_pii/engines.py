@@ -13,7 +13,7 @@ import contextlib
 import functools
 import importlib.util
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from tusd_py_pii.errors import RuleError
@@ -30,6 +30,7 @@ _NUMBER_SIGNS = b" -./()+"
 _NUMBER = b"0123456789" + _NUMBER_SIGNS
 _LETTERS_AND_DIGITS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _HEX = b"0123456789abcdefABCDEF-"
+_LONG_TOKEN = re.compile(rb"[A-Za-z0-9+/]{40,}")
 
 
 class Engine(Protocol):
@@ -46,6 +47,14 @@ class Buffer:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
+        self._known: dict[Spans, list[tuple[int, int]]] = {}
+
+    def spans(self, find: Spans) -> list[tuple[int, int]]:
+        """Return what a first look finds; several gates share one."""
+        known = self._known.get(find)
+        if known is None:
+            known = self._known[find] = list(find(self))
+        return known
 
     @functools.cached_property
     def shape(self) -> bytes:
@@ -102,27 +111,54 @@ def _numbers_behind_words(buffer: Buffer) -> Iterator[tuple[int, int]]:
         place = shape.find(b" 0", place + 2)
 
 
-def _runs(members: bytes, least: int, without: bytes, strip: bytes = b"") -> Spans:
-    """Return the runs of at least so many of these bytes, but none of `without` alone; `strip` ends no run."""
+def _runs(members: bytes, least: int) -> Callable[[Buffer], Iterator[tuple[int, int]]]:
+    """Return the runs of at least so many of these bytes."""
     table = bytes(97 if byte in members else 32 for byte in range(256))
     run = b"a" * least
 
     def spans(buffer: Buffer) -> Iterator[tuple[int, int]]:
-        data = buffer.data
-        flat = data.translate(table)
+        flat = buffer.data.translate(table)
         place = flat.find(run)
         while place >= 0:
             end = flat.find(b" ", place)
             end = len(flat) if end < 0 else end
-            text = data[place:end]
-            if text.translate(None, without):
-                start = end - len(text.lstrip(strip)) if strip else place
-                stop = place + len(text.rstrip(strip)) if strip else end
-                if stop - start >= least:
-                    yield start, stop
+            yield place, end
             place = flat.find(run, end)
 
     return spans
+
+
+_number_runs = _runs(_NUMBER, 6)
+_token_runs = _runs(_LETTERS_AND_DIGITS + b"_-+/", 16)
+
+
+def _numbers(buffer: Buffer) -> Iterator[tuple[int, int]]:
+    """Return the runs of digits and their signs, without signs at the ends, that could be something."""
+    data = buffer.data
+    for start, stop in _number_runs(buffer):
+        text = data[start:stop]
+        # The byte before is a plus at most, the one behind a letter.
+        if (
+            len(text.translate(None, _NUMBER_SIGNS)) >= 7
+            or text.count(b".") >= 3
+            or b"+" in text
+            or data[stop : stop + 1] == b"A"
+        ):
+            yield stop - len(text.lstrip(_NUMBER_SIGNS)), start + len(text.rstrip(_NUMBER_SIGNS))
+
+
+def _tokens(buffer: Buffer) -> Iterator[tuple[int, int]]:
+    """Return the runs of what tokens are made of, but for numbers in hexadecimal."""
+    data = buffer.data
+    return (span for span in buffer.spans(_token_runs) if data[slice(*span)].translate(None, _HEX))
+
+
+def _long_tokens(buffer: Buffer) -> Iterator[tuple[int, int]]:
+    """Return the parts of tokens that are made of their most usual signs."""
+    data = buffer.data
+    for start, stop in buffer.spans(_tokens):
+        if stop - start >= 40:
+            yield from (match.span() for match in _LONG_TOKEN.finditer(data, start, stop))
 
 
 class Gate(NamedTuple):
@@ -148,9 +184,11 @@ class Gate(NamedTuple):
 # Every match of a rule with this gate overlaps a span, or has its trigger near it.
 GATES: dict[str, Gate] = {
     "at": Gate(_literals(b"@"), 256, 2),
+    # At least seven digits, or six behind a plus or before an A, or four and three dots.
     "digits": Gate(
-        _runs(_NUMBER, 6, without=_NUMBER_SIGNS, strip=_NUMBER_SIGNS), 3, 6, by_shape=True,
-        pattern=rb"[0-9][0-9 \-./()+]{5,}[^0-9 \-./()+]", members=_NUMBER,
+        _numbers, 3, 6, by_shape=True, members=_NUMBER,
+        pattern=rb"(?:[0-9](?:[ \-./()+]*[0-9]){6,}[ \-./()+]*|\+[0-9](?:[ \-./()+]*[0-9]){5}[ \-./()+]*"
+        rb"|(?:[0-9]{1,3}\.){3}[0-9][0-9 \-./()+]*)[^0-9 \-./()+]|[0-9]{6}A",
     ),
     "upper": Gate(_shapes(b"AA00", b"AA 00"), 6, 48, pattern=rb"[A-Z]{2} ?[0-9]{2}", width=5),
     "colons": Gate(_matches(rb":[0-9A-Fa-f]{0,4}:"), 20, 20, pattern=rb":[0-9A-Fa-f]{0,4}:", width=6),
@@ -159,10 +197,8 @@ GATES: dict[str, Gate] = {
     "word_number": Gate(_numbers_behind_words, 12, 1, pattern=rb"[A-Za-z.,'\-\x80-\xff] [1-9]", width=3),
     "unit_number": Gate(_numbers_behind_words, 12, 10),
     "street_name": Gate(_numbers_behind_words, 180, 1),
-    "token": Gate(_runs(_LETTERS_AND_DIGITS + b"_-+/", 16, without=_HEX), 16, 24),
-    "token40": Gate(
-        _runs(_LETTERS_AND_DIGITS + b"+/", 40, without=_HEX), 2, 2, members=_LETTERS_AND_DIGITS + b"+/", least=40
-    ),
+    "token": Gate(_tokens, 16, 24),
+    "token40": Gate(_long_tokens, 2, 2, members=_LETTERS_AND_DIGITS + b"+/", least=40),
     "begin": Gate(_literals(b"-----BEGIN "), 1, 60),
     "secret_word": Gate(_words(b"passw", b"pwd", b"secret", b"key", b"token"), 10, 12),
 }  # fmt: skip
@@ -179,7 +215,7 @@ class _Group:
         self._any = self._triggers[0][1] if len(members) == 1 else re.compile(either)
         self._seen: dict[bytes, tuple[tuple[int, int], ...]] = {}
 
-    def add_regions(self, data: bytes, spans: Iterator[tuple[int, int]], found: list[Region]) -> None:
+    def add_regions(self, data: bytes, spans: Iterable[tuple[int, int]], found: list[Region]) -> None:
         """Add the regions of the rules whose triggers are near these spans."""
         gate, seen = self.gate, self._seen
         before, after, by_shape = gate.before, gate.after, gate.by_shape
@@ -241,7 +277,7 @@ class ReEngine:
         found: list[Region] = []
         buffer = Buffer(data)
         for group in self._groups.values():
-            group.add_regions(data, group.gate.spans(buffer), found)
+            group.add_regions(data, buffer.spans(group.gate.spans), found)
         for number, trigger, reach in self._alone:
             found.extend((number, max(0, match.end() - reach), match.end()) for match in trigger.finditer(data))
         return found
