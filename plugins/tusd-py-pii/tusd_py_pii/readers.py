@@ -44,7 +44,7 @@ def text_batches(file: Seekable, start: int, stop: int, limits: Limits, tally: T
         row = tally.rows
         _count(tally, block)
         places = _irregular_places(block, tally)
-        data, lines = _without_lines(block, places)
+        data, lines = without(block, places)
         yield Batch(b"\0" + data.translate(_LINES) + b"\0", _line_place(block, offset, row))
         if lines:
             cells = Cells()
@@ -310,7 +310,14 @@ def _irregular_places(block: bytes, tally: Tally) -> list[int]:
     if block.isascii():
         return []
     _check_utf8(block, tally)
-    places = []
+    return irregular_places(block)
+
+
+def irregular_places(block: bytes, end: bytes = b"\n") -> list[int]:
+    """Return a place for each line, or each other piece up to an `end`, with characters that folding changes."""
+    places: list[int] = []
+    if block.isascii():
+        return places
     search = irregular().search
     at = 0
     for start in range(0, len(block), PIECE):
@@ -320,13 +327,13 @@ def _irregular_places(block: bytes, tally: Tally) -> list[int]:
         # A character may end in the next piece.
         while (match := search(block, at, start + PIECE + 3)) is not None:
             places.append(match.start())
-            at = block.find(b"\n", match.start())
+            at = block.find(end, match.start())
             if at < 0:
                 return places
     return places
 
 
-def _without_lines(block: bytes, places: list[int]) -> tuple[bytes, list[tuple[int, int]]]:
+def without(block: bytes, places: list[int], end: bytes = b"\n") -> tuple[bytes, list[tuple[int, int]]]:
     """Return the block with the lines at these places blanked, and the ranges of those lines."""
     if not places:
         return block, []
@@ -336,8 +343,8 @@ def _without_lines(block: bytes, places: list[int]) -> tuple[bytes, list[tuple[i
     for place in places:
         if place < last:
             continue
-        first = block.rfind(b"\n", 0, place) + 1
-        last = block.find(b"\n", place)
+        first = block.rfind(end, 0, place) + 1
+        last = block.find(end, place)
         last = len(block) if last < 0 else last
         lines.append((first, last))
         blanked[first:last] = b"\n" * (last - first)
