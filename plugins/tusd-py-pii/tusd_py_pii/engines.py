@@ -1,6 +1,6 @@
 """Stage one: where in a buffer could a rule match? Two engines say so, and what is found in the end is the same.
 
-Both return regions `(rule, start, stop)`: if a rule matches at all, then it matches from a place within one of its
+Both return regions: if a rule matches at all, then it matches from a place within one of its
 regions. Most rules share a gate: a cheap first look that finds the neighbourhoods which could hold anything, such as
 runs of digits and dashes; the triggers of its rules are tried there alone. Hyperscan looks for all gates, and for the
 triggers of rules without one, in one pass. Without it, a gate is a few passes of `find` over the buffer, or over a copy
@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, Protocol
 from tusd_py_pii.errors import RuleError
 from tusd_py_pii.rules import Rule, compiled
 
-Region = tuple[int, int, int]
+Region = tuple[int, int, int, int]
+"""Number of the rule, the range of places where a match could begin, and a place in the cell of all of them or -1."""
 
 _SHAPE = bytes(
     48 if 48 <= byte <= 57 else 65 if 65 <= byte <= 90 else 97 if 97 <= byte <= 122 else byte for byte in range(256)
@@ -39,7 +40,7 @@ class Engine(Protocol):
     name: str
 
     def regions(self, data: bytes) -> list[Region]:
-        """Return where rules could match: number of the rule, and the range of places where a match could begin."""
+        """Return where rules could match."""
 
 
 class Buffer:
@@ -228,11 +229,11 @@ class _Group:
                     near = self._remember(shape)
                 # All of these begin in the run, or right before it.
                 for number, _ in near:
-                    found.append((number, low, high))
+                    found.append((number, low, high, start))
                 continue
             if self._any.search(data, low, high) is not None:
                 for number, reach in self._near(data, low, high):
-                    found.append((number, low - reach if low > reach else 0, high))
+                    found.append((number, low - reach if low > reach else 0, high, -1))
 
     def _near(self, data: bytes, low: int, high: int) -> tuple[tuple[int, int], ...]:
         return tuple((number, reach) for number, trigger, reach in self._triggers if trigger.search(data, low, high))
@@ -279,7 +280,7 @@ class ReEngine:
         for group in self._groups.values():
             group.add_regions(data, buffer.spans(group.gate.spans), found)
         for number, trigger, reach in self._alone:
-            found.extend((number, max(0, match.end() - reach), match.end()) for match in trigger.finditer(data))
+            found.extend((number, max(0, match.end() - reach), match.end(), -1) for match in trigger.finditer(data))
         return found
 
 
@@ -321,7 +322,7 @@ class HyperscanEngine:
             if number >= first:
                 ends[number - first].append(end)
             else:
-                found.append((number, max(0, end - reach[number]), end))
+                found.append((number, max(0, end - reach[number]), end, -1))
 
         if data:
             self._database.scan(data, match_event_handler=take)

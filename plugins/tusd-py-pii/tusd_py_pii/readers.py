@@ -1,4 +1,4 @@
-"""Reads files as cells: JSON, JSON lines, CSV and plain text. (Parquet has a module of its own.)
+"""Reads files as cells: JSON, JSON lines and plain text. (CSV and Parquet have modules of their own.)
 
 Most lines are plain: ASCII, or UTF-8 that folding does not change, with no escapes but simple ones. Whole blocks of
 them are handed on as they are, quotes and line ends turned into the NUL that separates cells. Only what is irregular
@@ -7,13 +7,11 @@ is cut into cells and decoded one by one.
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Callable, Iterator
 
 import msgspec
 
-from tusd_py_pii.batches import Batch, Cells, Lines, Place, column_name
+from tusd_py_pii.batches import Batch, Cells, Lines, Place
 from tusd_py_pii.jsonpath import STRING, Walk, decode, path_at
 from tusd_py_pii.streams import Carried, Limits, Reader, Seekable, line_blocks
 from tusd_py_pii.text import irregular
@@ -26,7 +24,6 @@ _ESCAPES = {bytes([byte]): b"\\" + bytes([byte]) for byte in range(256)} | {b"":
 """What a backslash and the byte behind it become: escapes of one character that are common become as many bytes."""
 PIECE = 1024
 """So many bytes are asked at a time whether they are ASCII."""
-_FIELD = re.compile(rb'"((?:[^"]|"")*)"([^,\n]*)(,|\n|\Z)|([^,\n]*)(,|\n|\Z)')
 
 
 class Tally(msgspec.Struct):
@@ -204,96 +201,12 @@ def _take_gap(cells: Cells, block: bytes, bulk: bytearray, start: int, stop: int
         bulk[start:stop] = b"\n" * (stop - start)
 
 
-def csv_batches(file: Reader, delimiter: str, header: bool, limits: Limits, tally: Tally) -> Iterator[Batch]:
-    """Yield the fields of CSV; a `header` names the columns, otherwise they have numbers from 1."""
-    comma = delimiter.encode()
-    field = re.compile(_FIELD.pattern.replace(b",", re.escape(comma)))
-    flat = bytes.maketrans(comma + b"\n\0", b"\0\0 ")
-    names: list[str] = []
-    carried = Carried(file, limits.max_record)
-    for data, offset, is_last in carried:
-        if not names and header:
-            first = data.find(b"\n") + 1 or len(data)
-            names = [_csv_text(match) for match in field.finditer(data, 0, first)]
-            names = [column_name(name.strip().lstrip("\ufeff")) for name in names]
-        row = tally.rows
-
-        named = functools.partial(_named, names)
-
-        if b'"' not in data and data.isascii():
-            carried.used = len(data) if is_last else data.rfind(b"\n") + 1
-            block = data[: carried.used]
-            _count(tally, block)
-
-            lines = Lines(block)
-
-            def where(
-                index: int,
-                block: bytes = block,
-                offset: int = offset,
-                row: int = row,
-                lines: Lines = lines,
-                named: Callable[[int], str] = named,
-            ) -> Place:
-                line, first = lines.at(index - 1)
-                return Place(named(block.count(comma, first, index - 1)), row + line, offset + index - 1)
-
-            yield Batch(b"\0" + block.translate(flat) + b"\0", where)
-            continue
-        cells = Cells()
-        carried.used, rows = _csv_cells(data, offset, field, cells, is_last, row)
-        _check_utf8(data[: carried.used], tally)
-        tally.rows += rows
-        tally.bytes += carried.used
-        if len(cells):
-            yield cells.batch(lambda at, key, named=named: Place(named(key[1]), key[0], at))  # type: ignore[misc]
-
-
-def _named(names: list[str], column: int) -> str:
-    return names[column] if column < len(names) else f"column {column + 1}"
-
-
-def _csv_cells(
-    data: bytes, offset: int, field: re.Pattern[bytes], cells: Cells, is_last: bool, row: int
-) -> tuple[int, int]:
-    """Add the fields of all records that end within the data; return where the last of them ends, and how many."""
-    column, rows, used = 0, 0, 0
-    record: list[tuple[str, int, int, tuple[int, int]]] = []
-    for match in field.finditer(data):
-        start, stop = match.span()
-        if start == len(data):
-            break
-        ending = match[3] if match[3] is not None else match[5]
-        is_open = match[1] is None and data[start] == 34
-        if (is_open or not ending) and not is_last:
-            break  # a quoted field, or a record, that goes on
-        if match[4] != b"":
-            end = stop - len(ending)
-            end -= data[end - 1 : end] == b"\r"
-            record.append((_csv_text(match), offset + start, offset + end, (row + rows, column)))
-        column += 1
-        if ending == b"\n" or stop == len(data):
-            for cell in record:
-                cells.add(*cell)
-            record.clear()
-            column, used = 0, stop
-            rows += 1
-    return used, rows
-
-
-def _csv_text(match: re.Match[bytes]) -> str:
-    """Return what a field says."""
-    if match[1] is None:
-        return match[4].decode("utf-8", "replace").rstrip("\r")
-    return (match[1].replace(b'""', b'"') + match[2]).decode("utf-8", "replace").rstrip("\r")
-
-
 def _count(tally: Tally, block: bytes) -> None:
     tally.bytes += len(block)
     tally.rows += block.count(b"\n") + (not block.endswith(b"\n") and bool(block))
 
 
-def _check_utf8(block: bytes, tally: Tally) -> None:
+def check_utf8(block: bytes, tally: Tally) -> None:
     """Count the lines of a block that are not UTF-8."""
     try:
         block.decode()
@@ -309,7 +222,7 @@ def _irregular_places(block: bytes, tally: Tally) -> list[int]:
     """Return places of characters that folding changes, at least one on each line that has any."""
     if block.isascii():
         return []
-    _check_utf8(block, tally)
+    check_utf8(block, tally)
     return irregular_places(block)
 
 
