@@ -65,7 +65,7 @@ class Detector:
         found: list[Hit] = []
         done = [0] * len(self.rules)
         plans, context = self._plans, self._context
-        near, around, column = -1, None, None
+        near, around, column = 0, None, None
         for number, low, high, at in sorted(self.engine.regions(data), key=_by_stop):
             place = done[number]
             if place >= high:
@@ -73,7 +73,9 @@ class Detector:
             words = context[number]
             if words is not None and column_of is not None and at >= 0:
                 if near != at:
-                    near, around, column = at, _words_near(data, low, at, high + self._reach), None
+                    if data.find(b"\0", near, at) >= 0:
+                        column = None
+                    near, around = at, _words_near(data, low, at, high + self._reach)
                 if around is not None and around.isdisjoint(words.heads):
                     if column is None:
                         column = column_of(at)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from tusd_py_pii.batches import MAX_DEPTH, MAX_PATH, column_name
 
 STRING = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL)
+_DECODER = json.JSONDecoder(strict=False)
 _STEP = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:"]', re.DOTALL)
 _STRING_OR_REST = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)("|\Z)?', re.DOTALL)
 _NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'{}[],:"')
@@ -21,10 +22,10 @@ def decode(raw: bytes) -> str:
     if "\\" not in text:
         return text
     try:
-        decoded = json.loads(f'"{text}"', strict=False)
+        decoded, end = _DECODER.raw_decode(f'"{text}"')
     except ValueError:
         return text
-    return decoded if isinstance(decoded, str) else text
+    return decoded if isinstance(decoded, str) and end == len(text) + 2 else text
 
 
 class Walk:
