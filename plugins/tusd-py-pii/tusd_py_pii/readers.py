@@ -226,7 +226,7 @@ def _irregular_places(block: bytes, tally: Tally) -> list[int]:
     return irregular_places(block)
 
 
-def irregular_places(block: bytes, end: bytes = b"\n") -> list[int]:
+def irregular_places(block: bytes | bytearray, end: bytes = b"\n") -> list[int]:
     """Return a place for each line, or each other piece up to an `end`, with characters that folding changes."""
     places: list[int] = []
     if block.isascii():

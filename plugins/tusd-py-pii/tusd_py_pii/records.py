@@ -81,9 +81,9 @@ def _bulk(block: bytes, parts: list[bytes], comma: bytes, where: _Places, offset
     spans = _with_quotes(parts)
     for first, last in spans.items():
         data[first + 1 : last + 1] = b"\n" * (last - first)
-    for place in irregular_places(block):
-        first = data.rfind(b"\0", 0, place + 1)
-        last = spans[first] = data.find(b"\0", place + 1) - 1
+    for place in irregular_places(data, b"\0"):
+        first = data.rfind(b"\0", 0, place)
+        last = spans[first] = data.find(b"\0", place) - 1
         data[first + 1 : last + 1] = b"\n" * (last - first)
     cells = Cells()
     for first, last in sorted(spans.items()):
