@@ -6,7 +6,6 @@ import functools
 import re
 from bisect import bisect_right
 from collections.abc import Callable
-from itertools import accumulate
 from typing import NamedTuple
 
 from tusd_py_pii.text import encode, fold, irregular

@@ -197,11 +197,7 @@ def assigned_secret(value: bytes) -> bool:
     secret = re.split(rb"[:=]\s*", value, maxsplit=1)[-1].strip(b"\"' ")
     is_mixed = any(48 <= byte <= 57 for byte in secret) or (secret != secret.lower() and secret != secret.upper())
     has_letter = any(chr(byte).isalpha() for byte in secret)
-    placeholder = re.search(
-        rb"(?i)example|placeholder|your|changeme|xxxx|\*\*\*|\$\{|<|process|environ|config|token|passw|secret|get_|\.",
-        secret,
-    )
-    return is_mixed and has_letter and not placeholder and entropy(secret) > 3.0
+    return is_mixed and has_letter and not _PLACEHOLDER.search(secret) and entropy(secret) > 3.0
 
 
 def mixed_secret(value: bytes) -> bool:

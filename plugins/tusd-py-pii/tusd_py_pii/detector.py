@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from tusd_py_pii import checks
-from tusd_py_pii.engines import Engine, Region, engine_for
+from tusd_py_pii.engines import Engine, engine_for
 from tusd_py_pii.rules import Rule, compiled
 
 BEFORE = 64
@@ -66,7 +66,7 @@ class Detector:
         done = [0] * len(self.rules)
         plans, context = self._plans, self._context
         near, around, column = 0, None, None
-        for number, low, high, at in sorted(self.engine.regions(data), key=_by_stop):
+        for high, low, number, at in sorted(self.engine.regions(data)):
             place = done[number]
             if place >= high:
                 continue
@@ -234,10 +234,6 @@ def detector_for(rules: tuple[Rule, ...], engine: str) -> Detector:
             _kept.detectors.clear()
         detector = _kept.detectors[key] = Detector(rules, engine)
     return detector
-
-
-def _by_stop(region: Region) -> tuple[int, int]:
-    return region[2], region[1]
 
 
 def _spaced(name: str) -> str:

@@ -107,7 +107,7 @@ def _column_batches(column: Any, name: str, row: int, tally: Tally) -> Iterator[
                 tally.bytes += len(text)
                 cells.add(text, 0, 0, (inner, row + number))
         if len(cells):
-            yield cells.batch(lambda _, key: Place(*key, None))  # type: ignore[misc]
+            yield cells.batch(lambda _, key: Place(*key, None))  # type: ignore[call-arg, misc]
     elif joined:
         tally.bytes += len(joined) - len(values) - 1
         data = joined

@@ -132,9 +132,7 @@ def _without_plain_escapes(data: bytes) -> tuple[bytes, list[int]]:
     return plain, places
 
 
-def _take_strings(
-    cells: Cells, block: bytes, data: bytes, bulk: bytearray, first: int, last: int, offset: int
-) -> int:
+def _take_strings(cells: Cells, block: bytes, data: bytes, bulk: bytearray, first: int, last: int, offset: int) -> int:
     """Take out the strings of a line that have escapes, as long as it is plain where strings begin and end; return how
     far that is.
     """

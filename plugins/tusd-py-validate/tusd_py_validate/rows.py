@@ -142,8 +142,9 @@ class _Plain:
         )
 
     def whole(self, data: bytes) -> list[bytes] | None:
-        """Return the rows that end within the data, split at their quotes: what is outside of quotes and what is within,
-        in turn. None if a quote is where RFC 4180 has none, or a row may be too long.
+        """Return the rows that end within the data, split at their quotes: what is outside of them and within, in turn.
+
+        None if a quote is where RFC 4180 has none, or a row may be too long.
         """
         parts = data.split(b'"')
         last = (len(parts) - 1) // 2 * 2
@@ -232,7 +233,9 @@ def check(
             line, offset, rows = line + data.count(b"\n", 0, size), offset + size, rows + found
             data = data[size:]
             read(offset)
-        left = Rows(chain([data], blocks), delimiter, max_row, line=line, offset=offset, columns=len(header) if rows else 0)
+        left = Rows(
+            chain([data], blocks), delimiter, max_row, line=line, offset=offset, columns=len(header) if rows else 0
+        )
         for number, row in enumerate(left, rows):
             cells = row.cells
             if number == 0:
