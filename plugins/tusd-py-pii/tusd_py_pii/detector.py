@@ -128,7 +128,7 @@ class _Around:
 
     def __init__(self, data: bytes, start: int, stop: int, column_of: ColumnOf) -> None:
         self.start, self.stop, self._column_of = start, stop, column_of
-        # Both within its cell, in small letters, and without words that are cut.
+        # Both within its cell, in small letters; a word that is cut is none, and stands as an x.
         self.before = _before(data, start - BEFORE, start)
         self.after = _after(data, stop, stop + AFTER)
         self.words = _words(self.before + b" " + self.after)
@@ -149,14 +149,14 @@ def _before(data: bytes, low: int, stop: int) -> bytes:
     if cell or low <= 0:
         return text[cell:].lower()
     text = text.lower()
-    return _CUT.sub(b"", text, 1) if data[low - 1 : low].isalpha() else text
+    return _CUT.sub(b"x", text, 1) if data[low - 1 : low].isalpha() else text
 
 
 def _after(data: bytes, start: int, high: int) -> bytes:
     """Return what is behind a place, at most up to `high`."""
     text, end, _ = data[start:high].partition(b"\0")
     text = text.lower()
-    return text.rstrip(_SMALL) if not end and data[high : high + 1].isalpha() else text
+    return text.rstrip(_SMALL) + b"x" if not end and data[high : high + 1].isalpha() else text
 
 
 def _words(text: bytes) -> frozenset[bytes] | None:
