@@ -25,8 +25,9 @@ MARGIN = 8
 _WORD = re.compile(rb"[a-z]+")
 _CUT = re.compile(rb"\A[a-z]+")
 _SMALL = b"abcdefghijklmnopqrstuvwxyz"
-_LETTERS = bytes(byte if 97 <= byte <= 122 else 32 for byte in range(256))
+_LETTERS = bytes(byte if 97 <= byte <= 122 else 32 for byte in bytes(range(256)).lower())
 MAX_KNOWN_COLUMNS = 10_000
+KEPT = 8 * 1024 * 1024
 
 ColumnOf = Callable[[int], str]
 
@@ -43,6 +44,9 @@ class Detector:
     """Finds values of all rules in a buffer."""
 
     def __init__(self, rules: Sequence[Rule], engine: str = "auto") -> None:
+        # glibc gives large memory back as soon as it is free, and asks for it again with the next block of the file: one
+        # in twenty seconds went there. After it has seen something larger come and go, it keeps some.
+        bytes(KEPT)
         self.rules = tuple(rules)
         self.engine: Engine = engine_for(self.rules, engine)
         self._plans = [
@@ -165,7 +169,9 @@ def _words(text: bytes) -> frozenset[bytes] | None:
 
 def _words_near(data: bytes, low: int, at: int, high: int) -> frozenset[bytes] | None:
     """Return the words that anything could have around it that begins between `low` and `high`."""
-    return _words(_before(data, low - BEFORE, at) + _after(data, at, high))
+    left = max(0, low - BEFORE)
+    right = data.find(b"\0", at, high)
+    return _words(data[max(left, data.rfind(b"\0", left, at)) : high if right < 0 else right])
 
 
 class Words:

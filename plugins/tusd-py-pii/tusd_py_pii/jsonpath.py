@@ -104,9 +104,14 @@ def path_at(before: bytes) -> tuple[str, bool]:
         if step == "[]":
             path += "[]"
         else:
-            name = column_name(decode(strings[step])) if isinstance(step, int) else step
+            name = _name(strings[step]) if isinstance(step, int) else step
             path += "." + name if path else name
     return path[:MAX_PATH].strip("."), in_string
+
+
+@functools.lru_cache(10_000)
+def _name(raw: bytes) -> str:
+    return column_name(decode(raw))
 
 
 def _steps(skeleton: bytes, in_string: bool) -> list[int | str]:
