@@ -44,8 +44,8 @@ class Detector:
     """Finds values of all rules in a buffer."""
 
     def __init__(self, rules: Sequence[Rule], engine: str = "auto") -> None:
-        # glibc gives large memory back as soon as it is free, and asks for it again with the next block of the file: one
-        # in twenty seconds went there. After it has seen something larger come and go, it keeps some.
+        # glibc gives large memory back as soon as it is free, and takes it again for the next block of the file: there
+        # went one second of twenty. It keeps some after it has seen something larger come and go.
         bytes(KEPT)
         self.rules = tuple(rules)
         self.engine: Engine = engine_for(self.rules, engine)
