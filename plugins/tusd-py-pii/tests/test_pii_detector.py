@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tusd_py_pii.detector import Detector
-from tusd_py_pii.engines import GATES, HyperscanEngine, ReEngine, engine_for
+from tusd_py_pii.engines import HyperscanEngine, ReEngine, engine_for
 from tusd_py_pii.errors import RuleError
+from tusd_py_pii.gates import GATES
 from tusd_py_pii.rules import Rule, built_in, chosen, compiled, judge, load_pack
 from tusd_py_pii.text import _table, encode, fold, irregular, places
 

@@ -48,14 +48,14 @@ def test_json_lines_stay_json_lines(tmp_path):
 
 
 def test_csv_stays_csv(tmp_path):
-    """Fields that held nothing stay byte for byte, those that did are quoted, and the columns stay."""
+    """Fields that held nothing stay byte for byte, those that did keep their quotes, and the columns stay."""
     path = tmp_path / "a.csv"
     path.write_bytes(
         b'id,note\r\n1,"he said ""mail bob@corp.io"",\nthen left"\r\n2,4111 1111 1111 1111\r\n3,"a, b"\r\n'
     )
     count, target = redacted(path)
     assert count == 2
-    assert target.read_bytes() == (b'id,note\r\n1,"he said ""mail [EMAIL]"",\nthen left"\r\n2,"[CARD]"\r\n3,"a, b"\r\n')
+    assert target.read_bytes() == (b'id,note\r\n1,"he said ""mail [EMAIL]"",\nthen left"\r\n2,[CARD]\r\n3,"a, b"\r\n')
     assert all(len(row) == 2 for row in csv.reader(io.StringIO(target.read_text())))
 
 

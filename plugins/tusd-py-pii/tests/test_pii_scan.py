@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tusd_py_pii.report import MAX_COLUMNS, OTHER_COLUMNS, Found, Report, Sample, bounded
 from tusd_py_pii.rules import built_in
 from tusd_py_pii.scan import FileSource, Scan, Source, scan_file
+from tusd_py_pii.streams import BLOCK
 from tusd_py_pii.workers import in_processes
 
 SCAN = Scan(rules=tuple(built_in()), salt=b"salt")
@@ -103,6 +104,42 @@ def test_csv_is_attributed_to_columns_and_records():
     assert {column: rows[0][0] for column, rows in where(report, "card").items()} == {"note": 2}
 
 
+CELLS = dict.fromkeys(["", "a", "1", "é", "b,c", 'so "he"', "x\ny"], "") | {
+    EMAIL: "email", f'"{EMAIL}",': "email", CARD: "card", "\uff14111 1111 1111 1111": "card", SSN: "ssn",
+}  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(*[st.sampled_from(list(CELLS))] * 2), min_size=1, max_size=6),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(["", 'say 5" pipe,x\n']),
+)
+def test_csv_has_what_its_cells_have(rows, end, odd):
+    """Quotes, delimiters, line ends and odd characters in fields, and a quote where none should be, move nothing."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator=end).writerows([["one", "two"], *rows])
+    report = scanned((out.getvalue() + odd).encode(), "a.csv")
+    assert report.rows == 1 + len(rows) + bool(odd)
+    for kind in ("email", "card", "ssn"):
+        found = {column: [row for row, _ in places] for column, places in where(report, kind).items()}
+        for column, name in enumerate(["one", "two"]):
+            wanted = [row for row, cells in enumerate(rows, 1) if CELLS[cells[column]] == kind]
+            assert found.get(name, []) == wanted[:3]
+            assert not wanted or report.found[kind][name].count == len(wanted)
+
+
+@pytest.mark.parametrize("note", ["plain", '"a, b"', 'a 5" pipe'])
+def test_csv_that_is_cut_behind_a_delimiter_keeps_its_records(note):
+    """Where a block ends within a record, the record goes on in the next one."""
+    start = f"id,note,mail\n1,{note},x\n"
+    data = (start + "2" * (BLOCK - len(start) - 1) + f",y,{EMAIL}\n3,z,{EMAIL}\n").encode()
+    assert data[:BLOCK].endswith(b"2,")
+    report = scanned(data, "a.csv")
+    assert report.rows == 4
+    assert [row for row, _ in where(report, "email")["mail"]] == [2, 3]
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_csv_without_quotes_has_columns(delimiter):
     """Plain CSV with any delimiter has columns; without a header they have numbers, and are never values."""
@@ -133,6 +170,37 @@ def test_parquet_is_attributed_to_columns_and_rows(tmp_path):
     assert where(report, "card") == {"chat[].text": [(17, -1)]}
     assert where(report, "ssn") == {"ssn": [(4999, -1)]}
     assert report == scan_file(FileSource(str(path)), PLAIN_SCAN)
+
+
+def test_parquet_of_every_type_is_read(tmp_path):
+    """Lists, structs, maps, bytes, dictionaries, NULs and odd characters are looked at; times and floats are not."""
+    path = tmp_path / "t.parquet"
+    texts = ["a", None, EMAIL, f"x\0{EMAIL}", "bob.smith\uff20corp.io", "é"]
+    lists = [[], None, [None], ["a", EMAIL], [EMAIL], []]
+    table = pa.table(
+        {
+            "plain": texts,
+            "coded": pa.array(texts).dictionary_encode(),
+            "bytes": pa.array([text and text.encode() for text in texts], pa.binary()),
+            "lists": lists,
+            "deep": [[lists[number]] for number in range(6)],
+            "structs": [text and {"one": text, "two": 1} for text in texts],
+            "maps": pa.array([[("k", text or "")] for text in texts], pa.map_(pa.string(), pa.string())),
+            "whole": pa.array([1, None, 4111111111111111, 3, 5, 6], pa.uint64()),
+            "at": pa.array([4111111111111111] * 6, pa.timestamp("us")),
+            "float": [4111111111111111.0] * 6,
+        }
+    )
+    pq.write_table(table, path, row_group_size=4)
+    report = scan_file(FileSource(str(path)), SCAN)
+    counts = {column: [sample.row for sample in found.samples] for column, found in report.found["email"].items()}
+    assert counts == {
+        **{column: [2, 3, 4] for column in ("bytes", "coded", "plain", "structs.one", "maps[].value")},
+        "deep[]": [3, 4],
+        "lists[]": [3, 4],
+    }
+    assert where(report, "card") == {"whole": [(2, -1)]}
+    assert report.counts() == {"email": 19, "card": 1}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from bisect import bisect_right
 from collections.abc import Callable
-from itertools import accumulate
 from typing import NamedTuple
 
 from tusd_py_pii.text import encode, fold, irregular
@@ -55,24 +55,24 @@ class Batch(NamedTuple):
 
 
 class Lines:
-    """Where the lines of a block begin; looked for only when somebody asks."""
+    """Where the lines of a block begin."""
 
     def __init__(self, block: bytes, end: bytes = b"\n") -> None:
         self._block = block
         self._end = end
-        self._starts: list[int] = []
+        self._number = self._counted = 0
 
     def start(self, place: int) -> int:
         """Return the start of the line that holds a place."""
         return self._block.rfind(self._end, 0, place) + 1
 
     def at(self, place: int) -> tuple[int, int]:
-        """Return number and start of the line that holds a place."""
-        if not self._starts:
-            sizes = map((1).__add__, map(len, self._block.split(self._end)))
-            self._starts = [0, *accumulate(sizes)]
-        number = bisect_right(self._starts, place) - 1
-        return number, self._starts[number]
+        """Return number and start of the line that holds a place; rising places cost one pass in all."""
+        if place < self._counted:
+            self._number = self._counted = 0
+        self._number += self._block.count(self._end, self._counted, place)
+        self._counted = place
+        return self._number, self.start(place)
 
 
 class Cells:
@@ -115,6 +115,7 @@ class Cells:
         return Batch(b"\0".join(self._parts), place_at, cell_at)
 
 
+@functools.lru_cache(10_000)
 def column_name(name: str) -> str:
     """Return a name as it may be shown: `*` if it could be a value."""
     return name if _NAME.fullmatch(name) and not _DIGITS.search(name) and "@" not in name else "*"

@@ -22,6 +22,9 @@ Check = Callable[[bytes], bool]
 _PLACEHOLDER = re.compile(
     rb"(?i)example|placeholder|your|changeme|xxxx|\*\*\*|\$\{|<|process|environ|config|token|passw|secret|get_|\."
 )
+_EXTENSION = re.compile(rb"[xe#]", re.IGNORECASE)
+_DATE = re.compile(rb"\d\d[ \-/]\d\d[ \-/](?:19|20)\d\d")
+_IN_PAIRS = re.compile(rb"0\d{1,2}-\d{2,3} \d\d \d\d")
 _IBAN_LENGTHS = {
     "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BI": 27, "BR": 29,
     "BY": 28, "CH": 21, "CR": 22, "CY": 28, "CZ": 24, "DE": 22, "DJ": 27, "DK": 18, "DO": 28, "EE": 20, "EG": 29,
@@ -103,7 +106,7 @@ def us_ssn(value: bytes) -> bool:
 
 def nanp(value: bytes) -> bool:
     """Whether it is a number of the North American plan: area and exchange begin with 2 to 9, neither is N11."""
-    number = digits(re.split(rb"[xe#]", value.lower())[0])
+    number = digits(_EXTENSION.split(value, 1)[0])
     number = number[-10:] if len(number) in (11, 13) else number
     return (
         len(number) == 10
@@ -117,7 +120,7 @@ def nanp(value: bytes) -> bool:
 
 def e164(value: bytes) -> bool:
     """Whether it has a country code, and as many digits as that country's plan has."""
-    number = digits(re.split(rb"[xe#]", value.lower())[0].replace(b"(0)", b""))
+    number = digits(_EXTENSION.split(value, 1)[0].replace(b"(0)", b""))
     number = number[2:] if value.startswith(b"00") else number
     text = number.decode()
     if not text or text[0] == "0" or len(set(text)) < 3:
@@ -135,15 +138,15 @@ def e164(value: bytes) -> bool:
 
 def national_phone(value: bytes) -> bool:
     """Whether a number without country code has 7 to 11 digits and is not one digit again and again."""
-    number = digits(re.split(rb"[xe]", value.lower())[0])
+    number = digits(_EXTENSION.split(value, 1)[0])
     return 7 <= len(number) <= 11 and len(set(number)) > 2
 
 
 def trunk_zero_phone(value: bytes) -> bool:
     """Whether a number with a leading zero has 9 to 11 digits, or 8 in pairs, and does not begin with a date."""
     number = digits(value)
-    is_date = re.match(rb"\d\d[ \-/]\d\d[ \-/](?:19|20)\d\d", value)
-    in_pairs = re.fullmatch(rb"0\d{1,2}-\d{2,3} \d\d \d\d", value)
+    is_date = _DATE.match(value)
+    in_pairs = _IN_PAIRS.fullmatch(value)
     return (9 <= len(number) <= 11 or in_pairs is not None) and len(set(number)) > 2 and not is_date
 
 
@@ -194,11 +197,7 @@ def assigned_secret(value: bytes) -> bool:
     secret = re.split(rb"[:=]\s*", value, maxsplit=1)[-1].strip(b"\"' ")
     is_mixed = any(48 <= byte <= 57 for byte in secret) or (secret != secret.lower() and secret != secret.upper())
     has_letter = any(chr(byte).isalpha() for byte in secret)
-    placeholder = re.search(
-        rb"(?i)example|placeholder|your|changeme|xxxx|\*\*\*|\$\{|<|process|environ|config|token|passw|secret|get_|\.",
-        secret,
-    )
-    return is_mixed and has_letter and not placeholder and entropy(secret) > 3.0
+    return is_mixed and has_letter and not _PLACEHOLDER.search(secret) and entropy(secret) > 3.0
 
 
 def mixed_secret(value: bytes) -> bool:

@@ -23,8 +23,11 @@ MARGIN = 8
 """So many bytes behind the longest match a pattern may look ahead."""
 
 _WORD = re.compile(rb"[a-z]+")
-_LETTERS = bytes(byte if 97 <= byte <= 122 else 32 for byte in range(256))
+_CUT = re.compile(rb"\A[a-z]+")
+_SMALL = b"abcdefghijklmnopqrstuvwxyz"
+_LETTERS = bytes(byte if 97 <= byte <= 122 else 32 for byte in bytes(range(256)).lower())
 MAX_KNOWN_COLUMNS = 10_000
+KEPT = 8 * 1024 * 1024
 
 ColumnOf = Callable[[int], str]
 
@@ -41,6 +44,9 @@ class Detector:
     """Finds values of all rules in a buffer."""
 
     def __init__(self, rules: Sequence[Rule], engine: str = "auto") -> None:
+        # glibc gives large memory back as soon as it is free, and takes it again for the next block of the file: there
+        # went one second of twenty. It keeps some after it has seen something larger come and go.
+        bytes(KEPT)
         self.rules = tuple(rules)
         self.engine: Engine = engine_for(self.rules, engine)
         self._plans = [
@@ -53,17 +59,32 @@ class Detector:
             for rule in self.rules
         ]
         self._context = [Words(rule.context) if rule.needs_context else None for rule in self.rules]
+        self._reach = AFTER + max((rule.max_length for rule in self.rules if rule.needs_context), default=0)
         self._not_context = [Words(rule.not_context) if rule.not_context else None for rule in self.rules]
 
-    def candidates(self, data: bytes) -> list[Hit]:
-        """Return what matches and passes its check, whatever stands around it, in order."""
+    def candidates(self, data: bytes, column_of: ColumnOf | None = None) -> list[Hit]:
+        """Return what matches and passes its check, in order, whatever stands around it; of rules that need context,
+        `column_of` lets those be left out that have none for sure.
+        """
         found: list[Hit] = []
         done = [0] * len(self.rules)
-        plans = self._plans
-        for number, low, high in sorted(self.engine.regions(data), key=_by_stop):
+        plans, context = self._plans, self._context
+        near, around, column = 0, None, None
+        for high, low, number, at in sorted(self.engine.regions(data)):
             place = done[number]
             if place >= high:
                 continue
+            words = context[number]
+            if words is not None and column_of is not None and at >= 0:
+                if near != at:
+                    if data.find(b"\0", near, at) >= 0:
+                        column = None
+                    near, around = at, _words_near(data, low, at, high + self._reach)
+                if around is not None and around.isdisjoint(words.heads):
+                    if column is None:
+                        column = column_of(at)
+                    if not words.are_in_column(column):
+                        continue
             done[number] = high
             place = low if low > place else place
             search, check, longest, shrink = plans[number]
@@ -93,7 +114,7 @@ class Detector:
         """Return the values in a buffer, in order and without overlaps; `column_of` names the column at a place."""
         fitting: list[Hit] = []
         around = _Around(data, 0, 0, column_of)
-        for hit in self.candidates(data):
+        for hit in self.candidates(data, column_of):
             speaks_for, speaks_against = self._context[hit.rule], self._not_context[hit.rule]
             if speaks_for is not None or speaks_against is not None:
                 if hit.start != around.start or hit.stop != around.stop:
@@ -111,12 +132,10 @@ class _Around:
 
     def __init__(self, data: bytes, start: int, stop: int, column_of: ColumnOf) -> None:
         self.start, self.stop, self._column_of = start, stop, column_of
-        before = data[max(0, start - BEFORE) : start]
-        # Both within its cell, and in small letters.
-        self.before = before[before.rfind(b"\0") + 1 :].lower()
-        self.after = data[stop : stop + AFTER].partition(b"\0")[0].lower()
-        text = self.before + b" " + self.after
-        self.words = frozenset(text.translate(_LETTERS).split()) if text.isascii() else None
+        # Both within its cell, in small letters; a word that is cut is none, and stands as an x.
+        self.before = _before(data, start - BEFORE, start)
+        self.after = _after(data, stop, stop + AFTER)
+        self.words = _words(self.before + b" " + self.after)
         self._column: str | None = None
 
     @property
@@ -125,6 +144,34 @@ class _Around:
         if self._column is None:
             self._column = self._column_of(self.start)
         return self._column
+
+
+def _before(data: bytes, low: int, stop: int) -> bytes:
+    """Return what is before a place, at most from `low`."""
+    text = data[max(0, low) : stop]
+    cell = text.rfind(b"\0") + 1
+    if cell or low <= 0:
+        return text[cell:].lower()
+    text = text.lower()
+    return _CUT.sub(b"x", text, 1) if data[low - 1 : low].isalpha() else text
+
+
+def _after(data: bytes, start: int, high: int) -> bytes:
+    """Return what is behind a place, at most up to `high`."""
+    text, end, _ = data[start:high].partition(b"\0")
+    text = text.lower()
+    return text.rstrip(_SMALL) + b"x" if not end and data[high : high + 1].isalpha() else text
+
+
+def _words(text: bytes) -> frozenset[bytes] | None:
+    return frozenset(text.translate(_LETTERS).split()) if text.isascii() else None
+
+
+def _words_near(data: bytes, low: int, at: int, high: int) -> frozenset[bytes] | None:
+    """Return the words that anything could have around it that begins between `low` and `high`."""
+    left = max(0, low - BEFORE)
+    right = data.find(b"\0", at, high)
+    return _words(data[max(left, data.rfind(b"\0", left, at)) : high if right < 0 else right])
 
 
 class Words:
@@ -136,12 +183,12 @@ class Words:
         self._pattern = re.compile(rb"(?<![a-z])(?:" + alternatives + rb")(?:s|nr|no|number|num)?(?![a-z])")
         # A word that a match begins with. Text without them need not be searched.
         heads = {match.group() for word in encoded if (match := _WORD.match(word))}
-        self._heads = heads | {head + ending for head in heads for ending in (b"s", b"nr", b"no", b"number", b"num")}
+        self.heads = heads | {head + ending for head in heads for ending in (b"s", b"nr", b"no", b"number", b"num")}
         self._columns: dict[str, bool] = {}
 
     def are_near(self, around: _Around, text: bytes, start: int = 0) -> bool:
         """Whether one of them is in a text, which is before or behind a value."""
-        if around.words is not None and around.words.isdisjoint(self._heads):
+        if around.words is not None and around.words.isdisjoint(self.heads):
             return False
         return self._pattern.search(text, start) is not None
 
@@ -193,10 +240,6 @@ def detector_for(rules: tuple[Rule, ...], engine: str) -> Detector:
             _kept.detectors.clear()
         detector = _kept.detectors[key] = Detector(rules, engine)
     return detector
-
-
-def _by_stop(region: tuple[int, int, int]) -> tuple[int, int]:
-    return region[2], region[1]
 
 
 def _spaced(name: str) -> str:

@@ -1,35 +1,27 @@
 """Stage one: where in a buffer could a rule match? Two engines say so, and what is found in the end is the same.
 
-Both return regions `(rule, start, stop)`: if a rule matches at all, then it matches from a place within one of its
-regions. Most rules share a gate: a cheap first look that finds the neighbourhoods which could hold anything, such as
-runs of digits and dashes; the triggers of its rules are tried there alone. Hyperscan looks for all gates, and for the
-triggers of rules without one, in one pass. Without it, a gate is a few passes of `find` over the buffer, or over a copy
-in which all digits look alike: `re` would take ten times as long.
+Both return regions: if a rule matches at all, then it matches from a place within one of its
+regions. Most rules share a gate, such as runs of digits and dashes; the triggers of its rules are tried there alone.
+Hyperscan looks for all gates, and for the triggers of rules without one, in one pass.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 from tusd_py_pii.errors import RuleError
+from tusd_py_pii.gates import GATES, NUMBER_SIGNS, SHAPE, Buffer, Gate
 from tusd_py_pii.rules import Rule, compiled
 
-Region = tuple[int, int, int]
+Region = tuple[int, int, int, int]
+"""End and start of where a match could begin, number of the rule, and a place in the cell of any match or -1."""
 
-_SHAPE = bytes(
-    48 if 48 <= byte <= 57 else 65 if 65 <= byte <= 90 else 97 if 97 <= byte <= 122 else byte for byte in range(256)
-)
 LONGEST_SHAPE = 64
 MAX_SHAPES = 100_000
-_NUMBER_SIGNS = b" -./()+"
-_NUMBER = b"0123456789" + _NUMBER_SIGNS
-_LETTERS_AND_DIGITS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_HEX = b"0123456789abcdefABCDEF-"
 
 
 class Engine(Protocol):
@@ -38,134 +30,7 @@ class Engine(Protocol):
     name: str
 
     def regions(self, data: bytes) -> list[Region]:
-        """Return where rules could match: number of the rule, and the range of places where a match could begin."""
-
-
-class Buffer:
-    """The data, and copies of it in which kinds of bytes look alike, made when somebody asks."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    @functools.cached_property
-    def shape(self) -> bytes:
-        """The data with `0` for every digit, `A` for every capital and `a` for every small letter."""
-        return self.data.translate(_SHAPE)
-
-    @functools.cached_property
-    def lower(self) -> bytes:
-        """The data in small letters."""
-        return self.data.lower()
-
-
-Spans = Callable[[Buffer], Iterator[tuple[int, int]]]
-
-
-def _find(text: bytes, data: bytes) -> Iterator[tuple[int, int]]:
-    place = data.find(text)
-    while place >= 0:
-        yield place, place + len(text)
-        place = data.find(text, place + len(text))
-
-
-def _literals(*texts: bytes) -> Spans:
-    return lambda buffer: (span for text in texts for span in _find(text, buffer.data))
-
-
-def _words(*texts: bytes) -> Spans:
-    """Return where one of these is, in capitals or not."""
-    return lambda buffer: (span for text in texts for span in _find(text, buffer.lower))
-
-
-def _shapes(*shapes: bytes) -> Spans:
-    return lambda buffer: (span for shape in shapes for span in _find(shape, buffer.shape))
-
-
-def _shape_matches(pattern: bytes) -> Spans:
-    expression = re.compile(pattern)
-    return lambda buffer: (match.span() for match in expression.finditer(buffer.shape))
-
-
-def _matches(pattern: bytes) -> Spans:
-    expression = re.compile(pattern)
-    return lambda buffer: (match.span() for match in expression.finditer(buffer.data))
-
-
-def _numbers_behind_words(buffer: Buffer) -> Iterator[tuple[int, int]]:
-    """Return where a space and a digit follow a letter, or a sign that ends a word."""
-    shape = buffer.shape
-    place = shape.find(b" 0", 1)
-    while place >= 0:
-        before = shape[place - 1]
-        if before in (97, 65, 46, 44, 39, 45) or before > 127:
-            yield place - 1, place + 2
-        place = shape.find(b" 0", place + 2)
-
-
-def _runs(members: bytes, least: int, without: bytes, strip: bytes = b"") -> Spans:
-    """Return the runs of at least so many of these bytes, but none of `without` alone; `strip` ends no run."""
-    table = bytes(97 if byte in members else 32 for byte in range(256))
-    run = b"a" * least
-
-    def spans(buffer: Buffer) -> Iterator[tuple[int, int]]:
-        data = buffer.data
-        flat = data.translate(table)
-        place = flat.find(run)
-        while place >= 0:
-            end = flat.find(b" ", place)
-            end = len(flat) if end < 0 else end
-            text = data[place:end]
-            if text.translate(None, without):
-                start = end - len(text.lstrip(strip)) if strip else place
-                stop = place + len(text.rstrip(strip)) if strip else end
-                if stop - start >= least:
-                    yield start, stop
-            place = flat.find(run, end)
-
-    return spans
-
-
-class Gate(NamedTuple):
-    """A first look, and what is looked at around what it finds."""
-
-    spans: Spans
-    before: int
-    """So far before a span a match or its trigger can begin."""
-    after: int
-    """So far behind a span a trigger can end."""
-    by_shape: bool = False
-    """Whether triggers take all digits for alike, all capitals and all small letters."""
-    pattern: bytes = b""
-    """What Hyperscan looks for: it ends at the end of a span, or, for a run, one byte behind. Without it Hyperscan
-    looks for the triggers themselves."""
-    width: int = 0
-    """How long what Hyperscan finds can be; 0 for a run of `members`."""
-    members: bytes = b""
-    least: int = 0
-    """For runs that Hyperscan finds only slowly as a whole: it is stopped when it has seen so many of `members`."""
-
-
-# Every match of a rule with this gate overlaps a span, or has its trigger near it.
-GATES: dict[str, Gate] = {
-    "at": Gate(_literals(b"@"), 256, 2),
-    "digits": Gate(
-        _runs(_NUMBER, 6, without=_NUMBER_SIGNS, strip=_NUMBER_SIGNS), 3, 6, by_shape=True,
-        pattern=rb"[0-9][0-9 \-./()+]{5,}[^0-9 \-./()+]", members=_NUMBER,
-    ),
-    "upper": Gate(_shapes(b"AA00", b"AA 00"), 6, 48, pattern=rb"[A-Z]{2} ?[0-9]{2}", width=5),
-    "colons": Gate(_matches(rb":[0-9A-Fa-f]{0,4}:"), 20, 20, pattern=rb":[0-9A-Fa-f]{0,4}:", width=6),
-    "number_name": Gate(_shape_matches(rb"0[aA]?,? A"), 2, 100, pattern=rb"[0-9][A-Za-z]?,? [A-Z]", width=5),
-    "number_word": Gate(_shape_matches(rb"0(?: aaa)?,? aaa"), 2, 16),
-    "word_number": Gate(_numbers_behind_words, 12, 1, pattern=rb"[A-Za-z.,'\-\x80-\xff] [1-9]", width=3),
-    "unit_number": Gate(_numbers_behind_words, 12, 10),
-    "street_name": Gate(_numbers_behind_words, 180, 1),
-    "token": Gate(_runs(_LETTERS_AND_DIGITS + b"_-+/", 16, without=_HEX), 16, 24),
-    "token40": Gate(
-        _runs(_LETTERS_AND_DIGITS + b"+/", 40, without=_HEX), 2, 2, members=_LETTERS_AND_DIGITS + b"+/", least=40
-    ),
-    "begin": Gate(_literals(b"-----BEGIN "), 1, 60),
-    "secret_word": Gate(_words(b"passw", b"pwd", b"secret", b"key", b"token"), 10, 12),
-}  # fmt: skip
+        """Return where rules could match."""
 
 
 class _Group:
@@ -179,24 +44,24 @@ class _Group:
         self._any = self._triggers[0][1] if len(members) == 1 else re.compile(either)
         self._seen: dict[bytes, tuple[tuple[int, int], ...]] = {}
 
-    def add_regions(self, data: bytes, spans: Iterator[tuple[int, int]], found: list[Region]) -> None:
+    def add_regions(self, data: bytes, spans: Iterable[tuple[int, int]], found: list[Region]) -> None:
         """Add the regions of the rules whose triggers are near these spans."""
         gate, seen = self.gate, self._seen
         before, after, by_shape = gate.before, gate.after, gate.by_shape
         for start, stop in spans:
             low, high = start - before if start > before else 0, stop + after
             if by_shape:
-                shape = data[low:high].translate(_SHAPE)
+                shape = data[low:high].translate(SHAPE)
                 near = seen.get(shape)
                 if near is None:
                     near = self._remember(shape)
                 # All of these begin in the run, or right before it.
                 for number, _ in near:
-                    found.append((number, low, high))
+                    found.append((high, low, number, start))
                 continue
             if self._any.search(data, low, high) is not None:
                 for number, reach in self._near(data, low, high):
-                    found.append((number, low - reach if low > reach else 0, high))
+                    found.append((high, low - reach if low > reach else 0, number, -1))
 
     def _near(self, data: bytes, low: int, high: int) -> tuple[tuple[int, int], ...]:
         return tuple((number, reach) for number, trigger, reach in self._triggers if trigger.search(data, low, high))
@@ -241,9 +106,9 @@ class ReEngine:
         found: list[Region] = []
         buffer = Buffer(data)
         for group in self._groups.values():
-            group.add_regions(data, group.gate.spans(buffer), found)
+            group.add_regions(data, buffer.spans(group.gate.spans), found)
         for number, trigger, reach in self._alone:
-            found.extend((number, max(0, match.end() - reach), match.end()) for match in trigger.finditer(data))
+            found.extend((match.end(), max(0, match.end() - reach), number, -1) for match in trigger.finditer(data))
         return found
 
 
@@ -285,7 +150,7 @@ class HyperscanEngine:
             if number >= first:
                 ends[number - first].append(end)
             else:
-                found.append((number, max(0, end - reach[number]), end))
+                found.append((end, max(0, end - reach[number]), number, -1))
 
         if data:
             self._database.scan(data, match_event_handler=take)
@@ -352,7 +217,7 @@ def _runs_before(data: bytes, ends: list[int], members: bytes) -> Iterator[tuple
             size *= 8
         start = low + left
         text = data[start:stop]
-        yield stop - len(text.lstrip(_NUMBER_SIGNS)), start + len(text.rstrip(_NUMBER_SIGNS))
+        yield stop - len(text.lstrip(NUMBER_SIGNS)), start + len(text.rstrip(NUMBER_SIGNS))
 
 
 def has_hyperscan() -> bool:

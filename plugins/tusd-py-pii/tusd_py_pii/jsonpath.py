@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from tusd_py_pii.batches import MAX_DEPTH, MAX_PATH, column_name
 
 STRING = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL)
+_DECODER = json.JSONDecoder(strict=False)
 _STEP = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:"]', re.DOTALL)
 _STRING_OR_REST = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)("|\Z)?', re.DOTALL)
 _NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'{}[],:"')
@@ -21,10 +22,10 @@ def decode(raw: bytes) -> str:
     if "\\" not in text:
         return text
     try:
-        decoded = json.loads(f'"{text}"', strict=False)
+        decoded, end = _DECODER.raw_decode(f'"{text}"')
     except ValueError:
         return text
-    return decoded if isinstance(decoded, str) else text
+    return decoded if isinstance(decoded, str) and end == len(text) + 2 else text
 
 
 class Walk:
@@ -103,9 +104,14 @@ def path_at(before: bytes) -> tuple[str, bool]:
         if step == "[]":
             path += "[]"
         else:
-            name = column_name(decode(strings[step])) if isinstance(step, int) else step
+            name = _name(strings[step]) if isinstance(step, int) else step
             path += "." + name if path else name
     return path[:MAX_PATH].strip("."), in_string
+
+
+@functools.lru_cache(10_000)
+def _name(raw: bytes) -> str:
+    return column_name(decode(raw))
 
 
 def _steps(skeleton: bytes, in_string: bool) -> list[int | str]:

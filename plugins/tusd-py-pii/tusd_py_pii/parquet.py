@@ -8,10 +8,11 @@ from typing import Any, BinaryIO
 
 from tusd_py_pii.batches import Batch, Cells, Lines, Place, column_name
 from tusd_py_pii.errors import ScanFailed
-from tusd_py_pii.readers import Tally
+from tusd_py_pii.readers import Tally, irregular_places, without
 from tusd_py_pii.streams import Limits
 
 BATCH_ROWS = 8192
+BATCH_NUMBERS = 65536
 MAX_COLUMNS = 10_000
 
 
@@ -69,12 +70,13 @@ def parquet_batches(file: BinaryIO, start: int, stop: int, limits: Limits, tally
     for group in range(start, stop):
         base = tally.rows
         try:
-            for column in range(parquet.metadata.num_columns):
-                if not _is_wanted(parquet.schema.column(column).physical_type):
+            for number in range(parquet.metadata.num_columns):
+                column = parquet.schema.column(number)
+                if not _is_wanted(column.physical_type, column.logical_type.type):
                     continue
-                path = parquet.schema.column(column).path
+                size = BATCH_NUMBERS if column.physical_type == "INT64" else BATCH_ROWS
                 row = base
-                for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=[path], use_threads=False):
+                for batch in parquet.iter_batches(size, row_groups=[group], columns=[column.path], use_threads=False):
                     name = column_name(batch.schema.field(0).name)
                     yield from _column_batches(batch.column(0), name, row, tally)
                     row += batch.num_rows
@@ -85,28 +87,82 @@ def parquet_batches(file: BinaryIO, start: int, stop: int, limits: Limits, tally
         tally.rows += parquet.metadata.row_group(group).num_rows
 
 
-def _is_wanted(physical: str) -> bool:
-    return physical in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY", "INT64")
+def _is_wanted(physical: str, logical: str) -> bool:
+    is_text_or_whole = physical in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY", "INT64")
+    return is_text_or_whole and logical not in ("TIMESTAMP", "TIME", "DECIMAL", "UUID", "FLOAT16")
 
 
 def _column_batches(column: Any, name: str, row: int, tally: Tally) -> Iterator[Batch]:
-    """Yield the values of one column as a batch."""
-    values = column.to_pylist()
-    if all(isinstance(value, str) or value is None for value in values):
-        joined = "\0".join(["", *(value or "" for value in values), ""])
-        if joined.isascii() and joined.count("\0") == len(values) + 1:
-            tally.bytes += len(joined)
-            data = joined.encode()
-            marks = Lines(data, b"\0")
-            yield Batch(data, lambda index: Place(name, row + marks.at(index)[0] - 1, None))
-            return
-    cells = Cells()
-    for number, value in enumerate(values):
-        for text, path in texts(value, name):
-            tally.bytes += len(text)
-            cells.add(text, 0, 0, (path, row + number))
-    if len(cells):
-        yield cells.batch(lambda _, key: Place(key[0], key[1], None))  # type: ignore[index]
+    """Yield the values of one column as a batch: all at once, but for those that have to be decoded."""
+    values, path, rows = _leaves(column, name)
+    joined = _joined(values)
+
+    def place(number: int) -> Place:
+        return Place(path, row + (rows[number].as_py() if rows is not None else number), None)
+
+    if joined is None:
+        cells = Cells()
+        for number, value in enumerate(column.to_pylist()):
+            for text, inner in texts(value, name):
+                tally.bytes += len(text)
+                cells.add(text, 0, 0, (inner, row + number))
+        if len(cells):
+            yield cells.batch(lambda _, key: Place(*key, None))  # type: ignore[call-arg, misc]
+    elif joined:
+        tally.bytes += len(joined) - len(values) - 1
+        data = joined
+        marks = Lines(joined, b"\0")
+        if places := irregular_places(joined, b"\0"):
+            data, spans = without(joined, places, b"\0")
+            cells = Cells()
+            for first, last in spans:
+                cells.add(joined[first:last].decode(), 0, 0, marks.at(first)[0] - 1)
+            yield cells.batch(lambda _, number: place(number))  # type: ignore[arg-type]
+        yield Batch(data, lambda index: place(marks.at(index)[0] - 1), None, lambda _: path)
+
+
+def _leaves(values: Any, path: str) -> tuple[Any, str, Any]:
+    """Return what is in lists and structs, the path to it, and the row of each value if it is not its number."""
+    import pyarrow.compute as pc
+    from pyarrow import types
+
+    rows = None
+    while True:
+        kind = values.type
+        if types.is_list(kind) or types.is_large_list(kind):
+            parents = pc.list_parent_indices(values)
+            rows = parents if rows is None else rows.take(parents)
+            values = pc.list_flatten(values)
+            path = path if path.endswith("[]") else path + "[]"
+        elif types.is_struct(kind) and kind.num_fields == 1:
+            path = f"{path}.{column_name(kind.field(0).name)}"
+            [values] = values.flatten()
+        else:
+            return values, path, rows
+
+
+def _joined(values: Any) -> bytes | None:
+    """Return text and whole numbers with a NUL before and behind each; None if that cannot be done all at once.
+
+    Raises:
+        ValueError: what should be text is not UTF-8.
+    """
+    import pyarrow
+    import pyarrow.compute as pc
+    from pyarrow import types
+
+    kind = values.type
+    if types.is_floating(kind) or types.is_temporal(kind) or types.is_boolean(kind) or not len(values):
+        return b""
+    if not (types.is_string(kind) or types.is_large_string(kind)):
+        if not types.is_integer(kind):
+            return None
+        values = values.cast(pyarrow.string())
+    whole = pyarrow.LargeListArray.from_arrays([0, len(values)], values.fill_null(""))
+    joined = b"".join((b"\0", pc.binary_join(whole, "\0")[0].as_buffer(), b"\0"))
+    if not joined.isascii():
+        joined.decode()
+    return joined if joined.count(b"\0") == len(values) + 1 else None
 
 
 def texts(value: Any, path: str) -> Iterator[tuple[str, str]]:

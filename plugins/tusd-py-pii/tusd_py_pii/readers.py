@@ -1,4 +1,4 @@
-"""Reads files as cells: JSON, JSON lines, CSV and plain text. (Parquet has a module of its own.)
+"""Reads files as cells: JSON, JSON lines and plain text. (CSV and Parquet have modules of their own.)
 
 Most lines are plain: ASCII, or UTF-8 that folding does not change, with no escapes but simple ones. Whole blocks of
 them are handed on as they are, quotes and line ends turned into the NUL that separates cells. Only what is irregular
@@ -7,13 +7,11 @@ is cut into cells and decoded one by one.
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Callable, Iterator
 
 import msgspec
 
-from tusd_py_pii.batches import Batch, Cells, Lines, Place, column_name
+from tusd_py_pii.batches import Batch, Cells, Lines, Place
 from tusd_py_pii.jsonpath import STRING, Walk, decode, path_at
 from tusd_py_pii.streams import Carried, Limits, Reader, Seekable, line_blocks
 from tusd_py_pii.text import irregular
@@ -22,7 +20,10 @@ _LINES = bytes.maketrans(b"\n\0", b"\0 ")
 _QUOTES_AND_LINES = bytes.maketrans(b'"\n\0\x0b', b"\0\0 \n")
 NEAR = 4096
 """So far from the start of a line, what stands before a place is looked at anew for each place."""
-_FIELD = re.compile(rb'"((?:[^"]|"")*)"([^,\n]*)(,|\n|\Z)|([^,\n]*)(,|\n|\Z)')
+_ESCAPES = {bytes([byte]): b"\\" + bytes([byte]) for byte in range(256)} | {b"": b"\\", b"n": b"\x0b\x0b", b'"': b"''"}
+"""What a backslash and the byte behind it become: escapes of one character that are common become as many bytes."""
+PIECE = 1024
+"""So many bytes are asked at a time whether they are ASCII."""
 
 
 class Tally(msgspec.Struct):
@@ -40,7 +41,7 @@ def text_batches(file: Seekable, start: int, stop: int, limits: Limits, tally: T
         row = tally.rows
         _count(tally, block)
         places = _irregular_places(block, tally)
-        data, lines = _without_lines(block, places)
+        data, lines = without(block, places)
         yield Batch(b"\0" + data.translate(_LINES) + b"\0", _line_place(block, offset, row))
         if lines:
             cells = Cells()
@@ -96,8 +97,8 @@ def _json(
         first = block.rfind(b"\n", 0, place) + 1
         last = block.find(b"\n", place)
         last = len(block) if last < 0 else last
-        end = first
-        for match in STRING.finditer(block, first, last):
+        end = _take_strings(cells, block, data, bulk, first, last, offset)
+        for match in STRING.finditer(block, end, last):
             start, stop = match.span()
             _take_gap(cells, block, bulk, end, start, offset)
             end = stop
@@ -112,35 +113,44 @@ def _json(
 
 
 def _without_plain_escapes(data: bytes) -> tuple[bytes, list[int]]:
-    """Replace the two escapes that are common, by as many bytes so that places stay; return the places of the others.
+    """Replace the two escapes that are common, by as many bytes so that places stay; return the places of others, one
+    for each line.
 
     `\\x0b` stands for a line end within a string.
     """
     parts = data.split(b"\\")
     if len(parts) > len(data) // 100:
-        data = data.replace(b"\\n", b"\x0b\x0b").replace(b'\\"', b"''")
-        places = []
-        place = data.find(b"\\")
-        while place >= 0:
-            places.append(place)
-            end = data.find(b"\n", place)
-            place = data.find(b"\\", end) if end >= 0 else -1
-        return data, places
+        plain = data.replace(b"\\n", b"\x0b\x0b").replace(b'\\"', b"''")
+    else:
+        plain = b"".join([parts[0], *[_ESCAPES[part[:1]] + part[1:] for part in parts[1:]]])
     places = []
-    at = len(parts[0])
-    for number in range(1, len(parts)):
-        part = parts[number]
-        size = len(part)
-        head = part[0] if part else 0
-        if head == 110:
-            parts[number] = b"\x0b\x0b" + part[1:]
-        elif head == 34:
-            parts[number] = b"''" + part[1:]
-        else:
-            parts[number] = b"\\" + part
-            places.append(at)
-        at += size + 1
-    return b"".join(parts), places
+    place = plain.find(b"\\")
+    while place >= 0:
+        places.append(place)
+        end = plain.find(b"\n", place)
+        place = plain.find(b"\\", end) if end >= 0 else -1
+    return plain, places
+
+
+def _take_strings(cells: Cells, block: bytes, data: bytes, bulk: bytearray, first: int, last: int, offset: int) -> int:
+    """Take out the strings of a line that have escapes, as long as it is plain where strings begin and end; return how
+    far that is.
+    """
+    line = block[first:last]
+    if not line.isascii() or b"\\\\" in line:
+        return first
+    end = first
+    place = block.find(b"\\", first, last)
+    while place >= 0:
+        # In `data` quotes within strings are none any more.
+        start, stop = data.rfind(b'"', end, place), data.find(b'"', place, last)
+        if start < 0 or stop < 0 or data.count(b'"', end, start) % 2:
+            return end
+        cells.add(decode(block[start + 1 : stop]), offset + start + 1, offset + stop, True)
+        end = stop + 1
+        bulk[start:end] = b"\n" * (end - start)
+        place = block.find(b"\\", end, last)
+    return last
 
 
 class _JsonPlaces:
@@ -189,96 +199,12 @@ def _take_gap(cells: Cells, block: bytes, bulk: bytearray, start: int, stop: int
         bulk[start:stop] = b"\n" * (stop - start)
 
 
-def csv_batches(file: Reader, delimiter: str, header: bool, limits: Limits, tally: Tally) -> Iterator[Batch]:
-    """Yield the fields of CSV; a `header` names the columns, otherwise they have numbers from 1."""
-    comma = delimiter.encode()
-    field = re.compile(_FIELD.pattern.replace(b",", re.escape(comma)))
-    flat = bytes.maketrans(comma + b"\n\0", b"\0\0 ")
-    names: list[str] = []
-    carried = Carried(file, limits.max_record)
-    for data, offset, is_last in carried:
-        if not names and header:
-            first = data.find(b"\n") + 1 or len(data)
-            names = [_csv_text(match) for match in field.finditer(data, 0, first)]
-            names = [column_name(name.strip().lstrip("\ufeff")) for name in names]
-        row = tally.rows
-
-        named = functools.partial(_named, names)
-
-        if b'"' not in data and data.isascii():
-            carried.used = len(data) if is_last else data.rfind(b"\n") + 1
-            block = data[: carried.used]
-            _count(tally, block)
-
-            lines = Lines(block)
-
-            def where(
-                index: int,
-                block: bytes = block,
-                offset: int = offset,
-                row: int = row,
-                lines: Lines = lines,
-                named: Callable[[int], str] = named,
-            ) -> Place:
-                line, first = lines.at(index - 1)
-                return Place(named(block.count(comma, first, index - 1)), row + line, offset + index - 1)
-
-            yield Batch(b"\0" + block.translate(flat) + b"\0", where)
-            continue
-        cells = Cells()
-        carried.used, rows = _csv_cells(data, offset, field, cells, is_last, row)
-        _check_utf8(data[: carried.used], tally)
-        tally.rows += rows
-        tally.bytes += carried.used
-        if len(cells):
-            yield cells.batch(lambda at, key, named=named: Place(named(key[1]), key[0], at))  # type: ignore[misc]
-
-
-def _named(names: list[str], column: int) -> str:
-    return names[column] if column < len(names) else f"column {column + 1}"
-
-
-def _csv_cells(
-    data: bytes, offset: int, field: re.Pattern[bytes], cells: Cells, is_last: bool, row: int
-) -> tuple[int, int]:
-    """Add the fields of all records that end within the data; return where the last of them ends, and how many."""
-    column, rows, used = 0, 0, 0
-    record: list[tuple[str, int, int, tuple[int, int]]] = []
-    for match in field.finditer(data):
-        start, stop = match.span()
-        if start == len(data):
-            break
-        ending = match[3] if match[3] is not None else match[5]
-        is_open = match[1] is None and data[start] == 34
-        if (is_open or not ending) and not is_last:
-            break  # a quoted field, or a record, that goes on
-        if match[4] != b"":
-            end = stop - len(ending)
-            end -= data[end - 1 : end] == b"\r"
-            record.append((_csv_text(match), offset + start, offset + end, (row + rows, column)))
-        column += 1
-        if ending == b"\n" or stop == len(data):
-            for cell in record:
-                cells.add(*cell)
-            record.clear()
-            column, used = 0, stop
-            rows += 1
-    return used, rows
-
-
-def _csv_text(match: re.Match[bytes]) -> str:
-    """Return what a field says."""
-    if match[1] is None:
-        return match[4].decode("utf-8", "replace").rstrip("\r")
-    return (match[1].replace(b'""', b'"') + match[2]).decode("utf-8", "replace").rstrip("\r")
-
-
 def _count(tally: Tally, block: bytes) -> None:
     tally.bytes += len(block)
     tally.rows += block.count(b"\n") + (not block.endswith(b"\n") and bool(block))
 
 
-def _check_utf8(block: bytes, tally: Tally) -> None:
+def check_utf8(block: bytes, tally: Tally) -> None:
     """Count the lines of a block that are not UTF-8."""
     try:
         block.decode()
@@ -294,18 +220,31 @@ def _irregular_places(block: bytes, tally: Tally) -> list[int]:
     """Return places of characters that folding changes, at least one on each line that has any."""
     if block.isascii():
         return []
-    _check_utf8(block, tally)
-    places = []
+    check_utf8(block, tally)
+    return irregular_places(block)
+
+
+def irregular_places(block: bytes | bytearray, end: bytes = b"\n") -> list[int]:
+    """Return a place for each line, or each other piece up to an `end`, with characters that folding changes."""
+    places: list[int] = []
+    if block.isascii():
+        return places
     search = irregular().search
-    match = search(block)
-    while match is not None:
-        places.append(match.start())
-        end = block.find(b"\n", match.start())
-        match = search(block, end) if end >= 0 else None
+    at = 0
+    for start in range(0, len(block), PIECE):
+        if block[start : start + PIECE].isascii():
+            continue
+        at = max(at, start)
+        # A character may end in the next piece.
+        while (match := search(block, at, start + PIECE + 3)) is not None:
+            places.append(match.start())
+            at = block.find(end, match.start())
+            if at < 0:
+                return places
     return places
 
 
-def _without_lines(block: bytes, places: list[int]) -> tuple[bytes, list[tuple[int, int]]]:
+def without(block: bytes, places: list[int], end: bytes = b"\n") -> tuple[bytes, list[tuple[int, int]]]:
     """Return the block with the lines at these places blanked, and the ranges of those lines."""
     if not places:
         return block, []
@@ -315,8 +254,8 @@ def _without_lines(block: bytes, places: list[int]) -> tuple[bytes, list[tuple[i
     for place in places:
         if place < last:
             continue
-        first = block.rfind(b"\n", 0, place) + 1
-        last = block.find(b"\n", place)
+        first = block.rfind(end, 0, place) + 1
+        last = block.find(end, place)
         last = len(block) if last < 0 else last
         lines.append((first, last))
         blanked[first:last] = b"\n" * (last - first)

@@ -35,7 +35,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     trigger: str = ""
     """Found in every match; without it `pattern` itself is looked for."""
     gate: str = ""
-    """A first pass that finds every match too, for the `re` engine; one of `engines.GATES`."""
+    """A first pass that finds every match too, for the `re` engine; one of `gates.GATES`."""
     check: str = ""
     """A function of `checks`, or `module:function`; it gets the bytes and says whether they can be real."""
     context: tuple[str, ...] = ()

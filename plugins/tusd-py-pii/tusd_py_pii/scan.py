@@ -22,7 +22,8 @@ from tusd_py_pii.detector import Detector, detector_for
 from tusd_py_pii.errors import ScanFailed, Unreadable
 from tusd_py_pii.formats import Format, detect
 from tusd_py_pii.parquet import parquet_batches, row_groups
-from tusd_py_pii.readers import Tally, csv_batches, json_batches, json_line_batches, text_batches
+from tusd_py_pii.readers import Tally, json_batches, json_line_batches, text_batches
+from tusd_py_pii.records import csv_batches
 from tusd_py_pii.report import Found, Report, Sample, bounded, digest, mask
 from tusd_py_pii.rules import Rule
 from tusd_py_pii.streams import Limits, Reader

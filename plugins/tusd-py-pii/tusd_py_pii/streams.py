@@ -11,7 +11,7 @@ import msgspec
 
 from tusd_py_pii.errors import ScanFailed
 
-BLOCK = 1024 * 1024
+BLOCK = 512 * 1024
 COMPRESSED_BLOCK = 64 * 1024
 
 
