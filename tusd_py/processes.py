@@ -13,8 +13,9 @@ started. It holds no file of the server but one end of a pair of sockets: when t
 says so, and the fork server ends and its copies with it. Every call has a pair of its own with the fork server, which
 ends the process when the call's end is closed, and tells how the process ended.
 
-A process has limits of time and memory, leaves no core file, and yields to the server. What it prints goes nowhere,
-because what libraries print may quote the data.
+A process has limits of time and memory, leaves no core file, yields to the server, and has none of the variables of the
+environment in which the server may have credentials: those that begin with `AWS_` or `TUSD_PY_`. What it prints goes
+nowhere, because what libraries print may quote the data.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ MAX_RESULT = 64 * 2**20
 AHEAD = 4
 """So many results for each process wait for those before them; then no more tasks are begun."""
 _GRACE_SECONDS = 5.0
+_SECRET = ("AWS_", "TUSD_PY_")
+"""Variables with the server's credentials begin so; who takes over a process that reads hostile bytes gets none."""
 _START = "import sys; _, name, number, *sys.path = sys.argv; from tusd_py.fork_server import serve; serve(int(number))"
 
 
@@ -299,6 +302,7 @@ class _ForkServer:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
+                env={name: value for name, value in os.environ.items() if not name.startswith(_SECRET)},
                 start_new_session=True,  # Ctrl-C is for the server, which then ends what it started
             )
         self._lock = threading.Lock()

@@ -15,6 +15,8 @@ async def pre_create(upload):
     match upload.metadata.get("do"):
         case "hang":
             await asyncio.Event().wait()
+        case "hang in a thread":
+            await asyncio.to_thread(time.sleep, 3600)
         case "block":
             time.sleep(1.6)  # noqa: ASYNC251 - this is what it should not do
         case "crawl":

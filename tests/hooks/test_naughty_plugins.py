@@ -65,8 +65,13 @@ async def slowest_head_during(task, tus, url):
 
 @pytest.mark.parametrize(
     ("plugin", "metadata"),
-    [("naughty", {"do": "hang"}), ("naughty", {"do": "block"}), ("naughty_plain", {"plain": "hang"})],
-    ids=["coroutine hangs", "coroutine blocks its loop", "plain function hangs"],
+    [
+        ("naughty", {"do": "hang"}),
+        ("naughty", {"do": "hang in a thread"}),
+        ("naughty", {"do": "block"}),
+        ("naughty_plain", {"plain": "hang"}),
+    ],
+    ids=["coroutine hangs", "its thread hangs", "coroutine blocks its loop", "plain function hangs"],
 )
 async def test_a_hook_that_takes_too_long_is_cut_and_disturbs_nobody(server, tus, plugin, metadata):
     """The request gets 503 when the time-out is over, the plugin is named, and other requests go on meanwhile."""

@@ -190,15 +190,15 @@ async def test_waiting_and_running_jobs_are_counted(shared_house):
     """The metrics have how many jobs run and wait now, and how long the first has waited."""
     house = shared_house
     (house.folder / "go").unlink(missing_ok=True)
-    urls = [await house.upload(describe_first="wait", describe_second="wait") for _ in range(3)]  # four run at a time
+    urls = [await house.upload(check_first="wait", check_second="wait") for _ in range(3)]  # four run at a time
 
     async def counted(*samples):
         text = (await house.tus.get("/metrics")).body.decode()
         return all(sample in text for sample in samples) and text
 
-    running, waiting = 'jobs{stage="describe",status="running"}', 'jobs{stage="describe",status="waiting"}'
+    running, waiting = 'jobs{stage="check",status="running"}', 'jobs{stage="check",status="waiting"}'
     text = await wait_until(lambda: counted(f"{running} 4.0", f"{waiting} 2.0"))
-    age = next(line for line in text.splitlines() if line.startswith('jobs_oldest_waiting_seconds{stage="describe"}'))
+    age = next(line for line in text.splitlines() if line.startswith('jobs_oldest_waiting_seconds{stage="check"}'))
     assert 0 < float(age.split()[1]) < 60
     (house.folder / "go").touch()
     for url in urls:

@@ -32,6 +32,7 @@ class Seen(msgspec.Struct):
     core: int
     folder: str
     temporary: str
+    variables: list[str]
 
 
 def look(word: str, progress) -> Seen:
@@ -42,7 +43,8 @@ def look(word: str, progress) -> Seen:
     sys.stdout.write(SECRET)
     sys.stderr.write(SECRET)
     core = resource.getrlimit(resource.RLIMIT_CORE)[0]
-    return Seen(os.getpid(), os.getppid(), done, os.nice(0), core, os.getcwd(), tempfile.gettempdir())
+    folder, temporary = os.getcwd(), tempfile.gettempdir()
+    return Seen(os.getpid(), os.getppid(), done, os.nice(0), core, folder, temporary, list(os.environ))
 
 
 def end(way: str, progress) -> None:

@@ -44,13 +44,17 @@ def test_a_function_has_to_say_what_it_returns():
 
 
 def test_what_a_process_is(tmp_path, monkeypatch, capfd):
-    """It has a folder for its files, yields to others, leaves no core, prints nothing, and tells its progress."""
+    """It has a folder for its files, no secrets, yields, leaves no core, prints nothing, and tells its progress."""
     monkeypatch.chdir(tmp_path)
+    for name in ("AWS_SECRET_ACCESS_KEY", "TUSD_PY_API_TOKEN", "OTHER"):
+        monkeypatch.setenv(name, "secret")
     told = []
     seen = run(tasks.look, "four", progress=told.append)
     assert told[0] == 4
     assert (seen.core, seen.folder) == (0, str(tmp_path))
     assert seen.niceness >= os.nice(0) + 5
+    assert "OTHER" in seen.variables
+    assert not [name for name in seen.variables if name.startswith(("AWS_", "TUSD_PY_"))]
     assert not Path(seen.temporary).exists()
     assert is_gone(seen.pid)
     again = run(tasks.look, "four")

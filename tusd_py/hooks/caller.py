@@ -10,14 +10,10 @@ The server's own plugins are quick and are called in place.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
 import functools
 import inspect
-import queue
-import threading
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -27,14 +23,13 @@ import structlog
 from tusd_py.errors import HookFailed, HookTimeout, Reject, TusError, Unauthenticated
 from tusd_py.hooks.plugins import hook_names, implementations
 from tusd_py.hooks.specs import Measure
+from tusd_py.hooks.threads import PluginLoop, PluginThreads
 from tusd_py.models import Action, Changes, Content, Identity, Job, Request, Response, Upload, Verdict
 
 QUEUE_SIZE = 10_000
 SLOW_SHARE = 0.5
 MAX_RESULT = 256 * 1024
 """Largest answer of a stage, as JSON: it is kept with the upload's record."""
-THREADS = 16
-"""So many plain functions of one plugin run at a time; further calls wait, within their time-out."""
 
 T = TypeVar("T")
 
@@ -52,8 +47,8 @@ class Hooks:
         """
         self._timeout = timeout
         self._own = frozenset(own)
-        self._loops: dict[str, _PluginLoop] = {}
-        self._threads: dict[str, _PluginThreads] = {}
+        self._loops: dict[str, PluginLoop] = {}
+        self._threads: dict[str, PluginThreads] = {}
         self._impls = {name: implementations(manager, name) for name in hook_names()}
         self._queues: dict[str, asyncio.Queue[_Event]] = {}
         self._workers: list[asyncio.Task[None]] = []
@@ -270,14 +265,14 @@ class Hooks:
                 if seconds > timeout * SLOW_SHARE and outcome != "timeout":
                     _log.warning("plugin is slow", plugin=plugin, hook=hook, seconds=round(seconds, 3))
 
-    def _loop_of(self, plugin: str) -> _PluginLoop:
+    def _loop_of(self, plugin: str) -> PluginLoop:
         if plugin not in self._loops:
-            self._loops[plugin] = _PluginLoop(plugin)
+            self._loops[plugin] = PluginLoop(plugin)
         return self._loops[plugin]
 
-    def _threads_of(self, plugin: str) -> _PluginThreads:
+    def _threads_of(self, plugin: str) -> PluginThreads:
         if plugin not in self._threads:
-            self._threads[plugin] = _PluginThreads(plugin)
+            self._threads[plugin] = PluginThreads(plugin)
         return self._threads[plugin]
 
     def _expect(self, hook: str, plugin: str, answer: Any, kind: type[T]) -> T:
@@ -293,96 +288,3 @@ class Hooks:
                 said = f"returned a wrong {got} from {hook}: {error}"
         _log.error("plugin returned a wrong type", plugin=plugin, hook=hook, got=got)
         raise HookFailed(f"plugin {plugin!r} {said}")
-
-
-class _PluginThreads:
-    """Threads for a plugin's plain functions; one that hangs keeps neither others waiting nor the process alive."""
-
-    def __init__(self, plugin: str) -> None:
-        self._name = f"plugin {plugin}"
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._unsettled = 0
-        self._threads = 0
-
-    async def call(self, function: Callable[[], Any]) -> Any:
-        """Run the function in a thread, in the caller's context."""
-        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
-        ended: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
-
-        def settle(result: Any, error: BaseException | None) -> None:
-            self._unsettled -= 1
-            if not ended.done():
-                ended.set_result((result, error))
-
-        def job() -> None:
-            result, error = None, None
-            try:
-                if not ended.done():  # else its time ran out before a thread was free
-                    result = context.run(function)
-            except BaseException as raised:
-                error = raised
-            with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
-                loop.call_soon_threadsafe(settle, result, error)
-
-        self._unsettled += 1
-        self._jobs.put(job)
-        if self._threads < min(self._unsettled, THREADS):
-            # Daemons, which the pools of the standard library are not: those keep the process from ending.
-            threading.Thread(target=self._work, name=self._name, daemon=True).start()
-            self._threads += 1
-        result, error = await ended
-        if error is not None:
-            raise _harmless(error)
-        return result
-
-    def stop(self) -> None:
-        """Ask the threads to end; one that hangs ends with the process."""
-        for _ in range(self._threads):
-            self._jobs.put(None)
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
-
-
-class _PluginLoop:
-    """An event loop in a thread of its own, so that what a plugin blocks is its own loop and not the server's."""
-
-    def __init__(self, plugin: str) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name=f"plugin {plugin}", daemon=True)
-        self._thread.start()
-
-    async def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Await the coroutine there, in the caller's context."""
-
-        async def guarded() -> Any:
-            try:
-                return await coroutine
-            except (SystemExit, KeyboardInterrupt) as error:
-                raise _harmless(error) from error
-
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(guarded(), self._loop))
-
-    def stop(self) -> None:
-        """Ask the loop to end; a blocked one ends with the process."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-
-    def _run(self) -> None:
-        try:
-            self._loop.run_forever()
-            self._loop.run_until_complete(_cancel_others())
-        finally:
-            self._loop.close()
-
-
-def _harmless(error: BaseException) -> Exception:
-    """Return what a plugin raised as an error that ends the call and not the server, as `sys.exit()` would."""
-    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__} in a plugin: {error}")
-
-
-async def _cancel_others() -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -33,6 +33,13 @@ EMAIL, CARD = "bob.smith@corp.io", "4111 1111 1111 1111"
 ROWS = "".join(json.dumps({"text": f"{EMAIL} paid with {CARD}", "n": n}) + "\n" for n in range(10)).encode()
 
 
+@pytest.fixture(autouse=True)
+def settings_end_with_the_test():
+    """What a test sets is not there for the next module, which may use the plugin too."""
+    yield
+    tusd_py_pii.register_settings({})
+
+
 @pytest.fixture(params=["file", "memory"])
 async def store(request, tmp_path):
     """A real store, on disk and in memory."""

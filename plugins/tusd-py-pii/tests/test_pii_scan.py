@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import msgspec
@@ -152,7 +153,7 @@ def test_csv_without_quotes_has_columns(delimiter):
 
 
 def test_parquet_is_attributed_to_columns_and_rows(tmp_path):
-    """Text, nested text and whole numbers are looked at in all row groups; floats are not."""
+    """Text, nested text and numbers are looked at in all row groups."""
     path = tmp_path / "t.parquet"
     rows = 5000
     table = pa.table(
@@ -160,7 +161,7 @@ def test_parquet_is_attributed_to_columns_and_rows(tmp_path):
             "mail": [EMAIL if n == 3210 else None for n in range(rows)],
             "chat": [[{"role": "user", "text": CARD if n == 17 else "é"}] for n in range(rows)],
             "ssn": pa.array([536904399 if n == 4999 else n for n in range(rows)], pa.int64()),
-            "score": [4111111111111111.0] * rows,
+            "score": [0.5] * rows,
         }
     )
     pq.write_table(table, path, row_group_size=1000)
@@ -173,7 +174,7 @@ def test_parquet_is_attributed_to_columns_and_rows(tmp_path):
 
 
 def test_parquet_of_every_type_is_read(tmp_path):
-    """Lists, structs, maps, bytes, dictionaries, NULs and odd characters are looked at; times and floats are not."""
+    """Lists, structs, maps, bytes, dictionaries, NULs and odd characters are looked at; times are not."""
     path = tmp_path / "t.parquet"
     texts = ["a", None, EMAIL, f"x\0{EMAIL}", "bob.smith\uff20corp.io", "é"]
     lists = [[], None, [None], ["a", EMAIL], [EMAIL], []]
@@ -188,7 +189,11 @@ def test_parquet_of_every_type_is_read(tmp_path):
             "maps": pa.array([[("k", text or "")] for text in texts], pa.map_(pa.string(), pa.string())),
             "whole": pa.array([1, None, 4111111111111111, 3, 5, 6], pa.uint64()),
             "at": pa.array([4111111111111111] * 6, pa.timestamp("us")),
-            "float": [4111111111111111.0] * 6,
+            "float": [1.5, float("nan"), 4111111111111111.0, None, float("inf"), 2.0],
+            "single": pa.array([4111111111111111.0] * 6, pa.float32()),
+            "decimal": pa.array([None, Decimal("4111111111111111"), Decimal("4111111111111111.5")] * 2),
+            "ssn": pa.array([1, 536904399, None, -5, 6, 7], pa.int32()),
+            "day": pa.array([536904399] * 6, pa.int32()).cast(pa.date32()),
         }
     )
     pq.write_table(table, path, row_group_size=4)
@@ -199,8 +204,9 @@ def test_parquet_of_every_type_is_read(tmp_path):
         "deep[]": [3, 4],
         "lists[]": [3, 4],
     }
-    assert where(report, "card") == {"whole": [(2, -1)]}
-    assert report.counts() == {"email": 19, "card": 1}
+    assert where(report, "card") == {"whole": [(2, -1)], "float": [(2, -1)], "decimal": [(1, -1), (4, -1)]}
+    assert where(report, "ssn") == {"ssn": [(1, -1)]}
+    assert report.counts() == {"email": 19, "card": 4, "ssn": 1}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])

@@ -82,6 +82,12 @@ def card(value: bytes) -> bool:
     return known and luhn(number)
 
 
+def two_cards(value: bytes) -> bool:
+    """Whether the first and the second sixteen digits are payment cards' numbers."""
+    number = digits(value)
+    return card(number[:16]) and card(number[16:])
+
+
 def iban(value: bytes) -> bool:
     """Whether length and remainder (mod 97) of an IBAN are right."""
     text = value.replace(b" ", b"").replace(b"-", b"").decode("ascii", "replace").upper()
@@ -225,7 +231,7 @@ def named(name: str) -> Check:
 BUILT_IN: dict[str, Check] = {
     check.__name__: check
     for check in (
-        luhn, card, iban, email, us_ssn, nanp, e164, national_phone, trunk_zero_phone, bare_phone, br_phone, public_ip,
-        random_token, token_with_digit, assigned_secret, mixed_secret, *national_ids.ALL,
+        luhn, card, two_cards, iban, email, us_ssn, nanp, e164, national_phone, trunk_zero_phone, bare_phone, br_phone,
+        public_ip, random_token, token_with_digit, assigned_secret, mixed_secret, *national_ids.ALL,
     )
 }  # fmt: skip

@@ -14,6 +14,9 @@ from tusd_py_pii.streams import Limits
 BATCH_ROWS = 8192
 BATCH_NUMBERS = 65536
 MAX_COLUMNS = 10_000
+LEAST = 1_000_000
+"""No number below it says who somebody is."""
+_NUMBERS = ("INT32", "INT64", "DOUBLE")  # a FLOAT has too few digits
 
 
 def open_parquet(file: BinaryIO) -> Any:
@@ -59,7 +62,7 @@ def row_groups(file: BinaryIO, start: int, stop: int, limits: Limits) -> range:
 
 
 def parquet_batches(file: BinaryIO, start: int, stop: int, limits: Limits, tally: Tally) -> Iterator[Batch]:
-    """Yield text and whole numbers of the row groups `[start, stop)`.
+    """Yield text and whole numbers of the row groups `[start, stop)`, also those that are kept as fractions.
 
     Raises:
         ScanFailed: the file is broken.
@@ -74,7 +77,7 @@ def parquet_batches(file: BinaryIO, start: int, stop: int, limits: Limits, tally
                 column = parquet.schema.column(number)
                 if not _is_wanted(column.physical_type, column.logical_type.type):
                     continue
-                size = BATCH_NUMBERS if column.physical_type == "INT64" else BATCH_ROWS
+                size = BATCH_NUMBERS if column.physical_type in _NUMBERS else BATCH_ROWS
                 row = base
                 for batch in parquet.iter_batches(size, row_groups=[group], columns=[column.path], use_threads=False):
                     name = column_name(batch.schema.field(0).name)
@@ -88,8 +91,8 @@ def parquet_batches(file: BinaryIO, start: int, stop: int, limits: Limits, tally
 
 
 def _is_wanted(physical: str, logical: str) -> bool:
-    is_text_or_whole = physical in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY", "INT64")
-    return is_text_or_whole and logical not in ("TIMESTAMP", "TIME", "DECIMAL", "UUID", "FLOAT16")
+    is_text_or_number = physical in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY", *_NUMBERS)
+    return is_text_or_number and logical not in ("TIMESTAMP", "TIME", "DATE", "UUID", "FLOAT16")
 
 
 def _column_batches(column: Any, name: str, row: int, tally: Tally) -> Iterator[Batch]:
@@ -152,17 +155,41 @@ def _joined(values: Any) -> bytes | None:
     from pyarrow import types
 
     kind = values.type
-    if types.is_floating(kind) or types.is_temporal(kind) or types.is_boolean(kind) or not len(values):
+    if types.is_temporal(kind) or types.is_boolean(kind) or not len(values):
         return b""
     if not (types.is_string(kind) or types.is_large_string(kind)):
-        if not types.is_integer(kind):
+        if not (types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)):
             return None
+        values = _whole(values)
+        if values.null_count == len(values):
+            return b""
         values = values.cast(pyarrow.string())
     whole = pyarrow.LargeListArray.from_arrays([0, len(values)], values.fill_null(""))
     joined = b"".join((b"\0", pc.binary_join(whole, "\0")[0].as_buffer(), b"\0"))
     if not joined.isascii():
         joined.decode()
     return joined if joined.count(b"\0") == len(values) + 1 else None
+
+
+def _whole(values: Any) -> Any:
+    """Return the whole numbers of a column that are large enough to mean somebody, with null for the others.
+
+    A column of whole numbers with gaps is one of fractions to many libraries.
+    """
+    import pyarrow
+    import pyarrow.compute as pc
+    from pyarrow import types
+
+    if types.is_decimal(values.type):
+        if values.type.precision > 38:
+            return pyarrow.nulls(len(values))
+        whole = pc.floor(values)
+        return pc.if_else(pc.equal(whole, values), whole, None).cast(pyarrow.decimal128(38, 0), safe=False)
+    if types.is_floating(values.type):
+        # Beyond this, not every whole number is a fraction too.
+        is_meant = pc.and_(pc.equal(pc.floor(values), values), pc.less_equal(pc.abs(values), float(2**53)))
+        values = pc.if_else(is_meant, values, None).cast(pyarrow.int64())
+    return pc.if_else(pc.or_(pc.greater_equal(values, LEAST), pc.less_equal(values, -LEAST)), values, None)
 
 
 def texts(value: Any, path: str) -> Iterator[tuple[str, str]]:

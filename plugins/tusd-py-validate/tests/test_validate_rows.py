@@ -255,6 +255,7 @@ def test_csv_has_limits():
 def test_other_delimiters_are_found():
     """Semicolons and tabs separate if the header has more of them."""
     assert checked(b"a;b\n1,5;2\n", "rows.csv") == []
+    assert checked(b'"a;b;c\n;;",d\n1,2\n', "rows.csv") == []
     assert checked(b"a\tb\n1,5\t2\n", "rows.tsv") == []
     assert "has 3 cells" in checked(b"a\tb\n1\t2\t3\n", "rows.tsv")[0]
 

@@ -47,7 +47,8 @@ def delimiter_of(head: bytes, *, is_tsv: bool) -> str:
     """Return what separates the cells, by the first line."""
     if is_tsv:
         return "\t"
-    line = head.removeprefix(codecs.BOM_UTF8).split(b"\n")[0]
+    # What stands in quotation marks separates nothing.
+    line = re.sub(rb'"[^"]*"?', b"", head.removeprefix(codecs.BOM_UTF8)).split(b"\n")[0]
     return max(",;\t|", key=lambda each: line.count(each.encode()))  # the first of those that are equal
 
 

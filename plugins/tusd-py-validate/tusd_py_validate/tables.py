@@ -72,7 +72,9 @@ def check(table: Table, progress: Callable[[float], None]) -> list[Problem]:
             connection.execute("SET disabled_optimizers = 'filter_pushdown,statistics_propagation'")
             _compare(connection, table, schema, problems, progress)
         except duckdb.Error as error:
-            reason = f"it cannot be read: {printable(str(error).splitlines()[0], 200)}"
+            # DuckDB quotes what it cannot read.
+            words = f": {printable(str(error).splitlines()[0], 200)}" if table.show_values else ""
+            reason = f"it cannot be read as a table{words}"
             return [*problems, Problem(check="structure", reason=reason)]
         except Stop:
             pass
