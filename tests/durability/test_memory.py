@@ -14,7 +14,7 @@ from tusd_py.testing.raw import OFFSET_STREAM, Connection, RawClient
 from tusd_py.testing.server import ServerProcess
 
 MIB = 1024 * 1024
-CLIENTS = 50
+CLIENTS = 100
 SIZE = 2 * MIB
 BUFFER_MEMORY = 8 * MIB
 # What a connection may hold besides: buffers of asyncio and aiohttp.
