@@ -218,7 +218,7 @@ async def test_everything_fails(
     redis = start_redis(save=True)
     bytes_on = ("--store", f"s3://{BUCKET}/{prefix}", "--s3-endpoint", proxy.endpoint, "--s3-part-size", "5MiB")
     # The grace is more than a creation takes while S3 fails: until it is over its multipart upload belongs to nobody.
-    times = ("--s3-timeout", "1s", "--orphan-grace", "8s", "--progress-interval", "50ms", "--read-timeout", "5s")
+    times = ("--s3-timeout", "1s", "--orphan-grace", "5s", "--progress-interval", "50ms", "--read-timeout", "5s")
     servers = [start(*bytes_on, *times, "--redis", f"{redis.url}?lease=1.5") for _ in range(2)]
     world = World(servers, redis, proxy, SEED)
     clients = [Client(world, number) for number in range(CLIENTS)]

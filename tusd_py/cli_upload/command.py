@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 SECONDS_TO_STOP = 3.0
 
 
-@click.command(short_help="Send files to a tus server; resumable.")
+@click.command(
+    short_help="Send files to a tus server; resumable.",
+    # Those of the program, which click does not take over if the command is called without it before.
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.argument("url", metavar="URL", type=values.endpoint)
 @click.option(

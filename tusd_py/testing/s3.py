@@ -69,7 +69,11 @@ class S3Server:
             except BotoCoreError:
                 if time.monotonic() > deadline:
                     raise
+                self.revive()
             time.sleep(0.05)
+
+    def revive(self) -> None:
+        """Start the service again if it ended while it was waited for."""
 
     def call(self, operation: str, **parameters: Any) -> Any:
         """Make one call on the bucket, from any thread."""
@@ -137,6 +141,15 @@ class S3Process(S3Server):
 
     def start(self) -> None:
         """Start the server, and return when it answers."""
+        self._begin()
+        self.wait()
+
+    def revive(self) -> None:
+        """Start it again if it has ended: after a restart another program may have one of its ports for a moment."""
+        if self._process is not None and self._process.poll() is not None:
+            self._begin()
+
+    def _begin(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         command = self.command()
         with (self.folder / "log").open("ab") as log:
@@ -149,7 +162,6 @@ class S3Process(S3Server):
                 stderr=log,
                 start_new_session=True,
             )
-        self.wait()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, such as SIGSTOP."""

@@ -172,23 +172,25 @@ def _joined(values: Any) -> bytes | None:
 
 
 def _whole(values: Any) -> Any:
-    """Return the whole numbers of a column that are large enough to mean somebody, with null for the others.
+    """Return the numbers of a column that are large enough to mean somebody, with null for the others.
 
-    A column of whole numbers with gaps is one of fractions to many libraries.
+    To many libraries a column of whole numbers with gaps is one of fractions; one that has fractions is a measurement.
     """
     import pyarrow
     import pyarrow.compute as pc
     from pyarrow import types
 
-    if types.is_decimal(values.type):
-        if values.type.precision > 38:
+    kind = values.type
+    if types.is_floating(kind) or types.is_decimal(kind):
+        if types.is_floating(kind):
+            values = pc.if_else(pc.is_finite(values), values, None)
+            most = float(2**53)  # beyond it not every whole number is one of these
+        else:
+            most = 10 ** min(kind.precision - kind.scale, 18) - 1
+        whole = pc.and_(pc.equal(pc.floor(values), values), pc.less_equal(pc.abs(values), most))
+        if pc.all(whole).as_py() is False:
             return pyarrow.nulls(len(values))
-        whole = pc.floor(values)
-        return pc.if_else(pc.equal(whole, values), whole, None).cast(pyarrow.decimal128(38, 0), safe=False)
-    if types.is_floating(values.type):
-        # Beyond this, not every whole number is a fraction too.
-        is_meant = pc.and_(pc.equal(pc.floor(values), values), pc.less_equal(pc.abs(values), float(2**53)))
-        values = pc.if_else(is_meant, values, None).cast(pyarrow.int64())
+        values = values.cast(pyarrow.int64(), safe=False)
     return pc.if_else(pc.or_(pc.greater_equal(values, LEAST), pc.less_equal(values, -LEAST)), values, None)
 
 
