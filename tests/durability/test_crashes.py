@@ -204,7 +204,8 @@ async def survive(server: ServerProcess, rng: random.Random, data: Path, count: 
     deadline = time.monotonic() + SECONDS
     kills = 0
     try:
-        while kills < count or time.monotonic() < deadline:
+        # One of several workers may have nothing to do when it is killed.
+        while kills < count or time.monotonic() < deadline or not any(sender.cut for sender in senders):
             before = [sender.sent for sender in senders]
             while not all(sender.sent > sent for sender, sent in zip(senders, before, strict=True)):
                 await asyncio.wait(tasks, timeout=0.01, return_when=asyncio.FIRST_EXCEPTION)
@@ -221,7 +222,6 @@ async def survive(server: ServerProcess, rng: random.Random, data: Path, count: 
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     log.info("%d kills cut %d requests", kills, sum(sender.cut for sender in senders))
-    assert any(sender.cut for sender in senders)
     for sender in senders:
         sender.check(data)
 
